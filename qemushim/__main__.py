@@ -1,0 +1,7 @@
+"""``python -m qemushim``"""
+
+import sys
+
+from qemushim.cli import main
+
+sys.exit(main())

@@ -1,0 +1,82 @@
+"""The command line of qemushim: one module a subcommand, loaded only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+#: subcommand → (module, what it does in a line)
+SUBCOMMANDS = {
+    "argv": ("argv", "print the QEMU command line of a domain document"),
+    "define": ("define", "print the definition: defaults, controllers and addresses filled in"),
+    "emulators": ("emulators", "list the QEMU versions that come with this package"),
+    "completion": ("completion", "print a completion script for your shell"),
+}
+
+EPILOG = """\
+examples:
+  qemushim argv web.xml                        for the newest QEMU known
+  qemushim argv web.xml --qemu 6.2             for an older one
+  qemushim argv web.xml --qemu qemu-kvm-0.12.3 for one of 2010
+  virsh dumpxml web | qemushim argv -          from a pipe
+  qemushim define web.xml > defined.xml        give every device an address, for ever
+
+Nothing is started and nothing is asked: neither QEMU nor libvirt need be installed.
+“qemushim SUBCOMMAND --help” says more of each."""
+
+#: exit codes: refused (the document, the emulator), wrong usage
+REFUSED, USAGE = 1, 2
+
+
+def version() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("qemushim")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def overview_parser(*, complete: bool = False) -> argparse.ArgumentParser:
+    """The parser of everything; ``complete`` loads every subcommand (for completion scripts)."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="qemushim",
+        description="From libvirt domain XML to stable device addresses and the exact QEMU command line.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version of qemushim")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", title="subcommands")
+    for name, (module, summary) in SUBCOMMANDS.items():
+        sub = subparsers.add_parser(name, help=summary)
+        if complete:
+            import_module(f"qemushim.cli.{module}").add_arguments(sub)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in SUBCOMMANDS:
+        if words == ["--version"]:
+            print(f"qemushim {version()}")
+            return 0
+        parser = overview_parser()
+        parser.parse_args(words)
+        parser.print_help()
+        return 0 if not words else USAGE
+    from qemushim.cli.common import run
+
+    return run(words[0], import_module(f"qemushim.cli.{SUBCOMMANDS[words[0]][0]}"), words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

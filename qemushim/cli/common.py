@@ -1,0 +1,108 @@
+"""What subcommands share: reading documents, choosing the emulator, saying what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from qemushim.errors import ConfigError, ShimError
+
+if TYPE_CHECKING:
+    from qemushim.emulator.model import Emulator
+    from qemushim.guest import Guest
+
+#: what messages call standard input
+STDIN = "<stdin>"
+
+
+def run(name: str, module: ModuleType, words: list[str]) -> int:
+    """Parse the arguments of a subcommand and run it; errors become a line on stderr and an exit code."""
+    from qemushim.cli import REFUSED, SUBCOMMANDS
+
+    parser = argparse.ArgumentParser(
+        prog=f"qemushim {name}",
+        description=module.__doc__ or SUBCOMMANDS[name][1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    options = parser.parse_args(words)
+    try:
+        code: int = module.run(options)
+        sys.stdout.flush()
+    except ShimError as problem:
+        complain(problem)
+        return REFUSED
+    except BrokenPipeError:
+        # the reader went away: not our failure, and nothing more can be written (Python would complain at exit)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def complain(problem: ShimError) -> None:
+    """``FILE:LINE: message`` and ``hint: …`` on stderr.  Control characters of the document are not passed on."""
+    print(printable(f"{problem.where}{problem.message}"), file=sys.stderr)
+    for line in problem.hint.splitlines():
+        print(f"hint: {printable(line)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """One line that can not play tricks on a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def add_document(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a domain document, or - for standard input").complete = {  # type: ignore[attr-defined]
+        "bash": "_shtab_compgen_files",
+        "zsh": "_files",
+        "tcsh": "f",
+    }
+
+
+def add_emulator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--qemu",
+        metavar="VERSION|PATH|SNAPSHOT",
+        default="latest",
+        help="which QEMU: a version that comes with the package (see “qemushim emulators”), a binary, "
+        "a snapshot file, a recorded conversation, a help text (default: the newest of the architecture)",
+    )
+    parser.add_argument(
+        "--arch", metavar="ARCH", help="architecture of the guest, where the document names none (default: x86_64)"
+    )
+
+
+def read_document(path: str) -> Guest:
+    """The guest of a file (``-``: standard input).  Raises ``ConfigError`` where it can not be read or is none."""
+    from qemushim.document.parse import MAX_BYTES
+    from qemushim.guest import Guest
+
+    name = STDIN if path == "-" else path
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise ConfigError(f"cannot read the document: {reason}", file=name) from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(
+            f"XML error: the document is larger than {MAX_BYTES} bytes",
+            file=name,
+            hint="a domain document has a few KiB; is this the right file?",
+        )
+    return Guest.from_xml(data, file=name)
+
+
+def emulator_for(guest: Guest, options: argparse.Namespace) -> Emulator:
+    """The emulator that ``--qemu`` names, for the guest's architecture."""
+    from qemushim.emulator.bundled import find
+
+    return find(options.qemu, options.arch or guest.domain.arch or "x86_64")

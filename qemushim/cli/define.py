@@ -1,0 +1,29 @@
+"""Print the definition of a guest: machine type made canonical, defaults, missing controllers and every address.
+
+What is printed is what libvirt would store; feed it back and it does not change."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qemushim.cli.common import add_document, add_emulator, emulator_for, read_document
+from qemushim.host import Host
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_document(parser)
+    add_emulator(parser)
+    parser.add_argument(
+        "--existing",
+        action="store_true",
+        help="the guest exists already: keep its hardware, take no newer defaults",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    guest = read_document(options.file)
+    emulator = emulator_for(guest, options)
+    defined = guest.define(emulator, Host.nominal(options.arch or emulator.arch), update=not options.existing)
+    sys.stdout.write(defined.to_xml())
+    return 0

@@ -1,0 +1,26 @@
+"""List the QEMU versions that come with this package: what --qemu takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from qemushim.emulator.bundled import available
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", metavar="ARCH", help="only those of this architecture")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="a table (default), or data")
+
+
+def run(options: argparse.Namespace) -> int:
+    known = [e for e in available() if options.arch in (None, e.arch)]
+    if options.format == "json":
+        print(json.dumps([e._asdict() for e in known], indent=2))
+        return 0
+    rows = [("NAME", "QEMU", "ARCHITECTURE", "KNOWN BY")]
+    rows += [(e.name, e.version, e.arch, "help text" if e.classic else "QMP") for e in known]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0

@@ -1,0 +1,56 @@
+"""``Command``: the environment, the binary and its options in order, and what must be handed to the process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from qemushim.command.option import Option
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A file descriptor that the process inherits: its number on the command line and what it must be open on."""
+
+    number: int
+    #: ``listen`` (a UNIX socket), ``file``, ``tap``, ``vhost-net``, ``vhost-vdpa``, ``vsock``, ``tpm``, …
+    kind: str
+    #: path, interface name, or what else the kind needs
+    target: str = ""
+    #: the device that uses it (its alias)
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A file with secret material that must exist before the start (the master key)."""
+
+    path: str
+    purpose: str
+
+
+@dataclass(slots=True)
+class Command:
+    """A command line as a value: nothing is started, nothing is opened."""
+
+    binary: str
+    options: list[Option] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    descriptors: list[Descriptor] = field(default_factory=list)
+    files: list[SecretFile] = field(default_factory=list)
+
+    @property
+    def argv(self) -> list[str]:
+        """The binary and every option, without the environment."""
+        return [self.binary, *self]
+
+    @property
+    def tokens(self) -> list[str]:
+        """Environment assignments, then the binary, then every option: what libvirt's goldens list."""
+        return [f"{name}={value}" for name, value in self.environment.items()] + self.argv
+
+    def __iter__(self) -> Iterator[str]:
+        for option in self.options:
+            yield option.flag
+            if option.text is not None:
+                yield option.text

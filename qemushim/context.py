@@ -1,0 +1,212 @@
+"""What a phase carries along: ``Define`` while a definition is completed, ``Build`` while a command line is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qemushim.board import Board
+from qemushim.command.command import Command, Descriptor
+from qemushim.command.option import Option, Pairs, Properties, Value, compact, escape_commas, key_values, to_json
+from qemushim.document.node import Node
+from qemushim.emulator.model import Emulator, Machine
+from qemushim.host import Host
+
+if TYPE_CHECKING:
+    from qemushim.machine.domain import Domain
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """A domain, the emulator and the host that it is defined or built for."""
+
+    domain: Domain
+    emulator: Emulator
+    host: Host
+
+    @property
+    def board(self) -> Board:
+        return self.domain.board
+
+    @property
+    def machine(self) -> Machine | None:
+        """What the emulator says of the guest's machine type."""
+        return self.emulator.machine(self.domain.board.machine, self.domain.virt)
+
+
+@dataclass
+class Define(Context):
+    """Completing a definition.
+
+    ``update``: the definition is new, so today's defaults may be used (libvirt's ABI_UPDATE); without it the document
+    describes a guest that exists, whose guest-visible hardware may not change.
+    """
+
+    update: bool = True
+    #: a start is being prepared: what is left open in a stored definition is decided now
+    start: bool = False
+    #: where the guest migrates in from, ``""`` for a fresh start
+    incoming: str = ""
+
+
+@dataclass
+class Build(Context):
+    """Making a command line: how options are spelled for this emulator, and what is counted along the way."""
+
+    command: Command = field(default_factory=lambda: Command(""))
+    #: where the guest migrates in from (``tcp:10.0.0.1:5000``, ``fd:7``), ``""`` for a fresh start
+    incoming: str = ""
+    #: shared results of one build, by purpose (see ``once``)
+    notes: dict[str, Any] = field(default_factory=dict)
+    _json_device: bool = False
+    _json_netdev: bool = False
+    _overrides: dict[str, list[Node]] = field(default_factory=dict)
+    _fd_sets: int = 0
+
+    def __post_init__(self) -> None:
+        # QEMU 7.0 keeps JSON -device options hotpluggable; 7.2 takes JSON for -netdev
+        self._json_device = self.emulator.qapi("device_add/$json-cli-hotplug")
+        self._json_netdev = self.emulator.qapi("netdev_add/arg-type/type/^dgram")
+        override = self.domain.node.child("qemu:override")
+        for device in override.all("qemu:device") if override is not None else ():
+            front = device.child("qemu:frontend")
+            if front is not None:
+                self._overrides.setdefault(device.get("alias") or "", []).extend(front.all("qemu:property"))
+
+    # -- paths and names ---------------------------------------------------------------------------------------------
+
+    @property
+    def short_name(self) -> str:
+        """``ID-NAME``: what libvirt calls a guest in paths, the name cut to 20 characters."""
+        return f"{self.host.domain_id}-{self.domain.name[:20]}"
+
+    @property
+    def domain_dir(self) -> str:
+        """The directory that belongs to this guest alone."""
+        return f"{self.host.paths.lib}/domain-{self.short_name}"
+
+    # -- options -----------------------------------------------------------------------------------------------------
+
+    def option(self, flag: str, text: str | None = None, source: Node | None = None, rule: str = "") -> Option:
+        return Option(flag, text, source, rule)
+
+    def pairs(self, flag: str, head: str, pairs: Properties | Pairs, source: Node | None = None, rule: str = "") -> Option:
+        """An option that is always ``head,key=value,…``."""
+        return Option(flag, key_values(pairs, head), source, rule)
+
+    def device(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
+        """``-device``: ``driver`` first; None values are absent; the user's overrides are applied."""
+        given = compact(properties)
+        changes = self._overrides.get(str(given.get("id", ""))) if self._overrides else None
+        if changes:
+            given = _override(given, changes)
+        if self._json_device:
+            return Option("-device", to_json(given), source, rule)
+        return Option("-device", key_values(given, str(given.pop("driver"))), source, rule)
+
+    def netdev(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
+        """``-netdev``: ``type`` first, ``id`` last."""
+        given = compact(properties)
+        if self._json_netdev:
+            return Option("-netdev", to_json(given), source, rule)
+        kind = str(given.pop("type"))
+        flat: list[tuple[str, Value]] = []
+        for key, value in given.items():
+            if isinstance(value, list):
+                flat.extend((key, entry["str"]) for entry in value if isinstance(entry, dict))
+            else:
+                flat.append((key, value))
+        return Option("-netdev", key_values(flat, kind), source, rule)
+
+    def object(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
+        """``-object``: ``qom-type`` and ``id`` first.  JSON since QEMU 6.0."""
+        given = compact(properties)
+        if self.emulator.version >= (6, 0, 0):
+            return Option("-object", to_json(given), source, rule)
+        return Option("-object", key_values(given, str(given.pop("qom-type"))), source, rule)
+
+    def blockdev(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
+        return Option("-blockdev", to_json(compact(properties)), source, rule)
+
+    # -- file descriptors --------------------------------------------------------------------------------------------
+
+    def pass_fd(self, number: int, kind: str, target: str = "", user: str = "") -> int:
+        """Note that the process inherits a descriptor, and give its number back."""
+        self.command.descriptors.append(Descriptor(number, kind, target, user))
+        return number
+
+    def new_fd_set(self) -> int:
+        """The number of the next fd set, counted in the order of preparation."""
+        self._fd_sets += 1
+        return self._fd_sets - 1
+
+    def add_fd(self, fd_set: int, number: int, opaque: str, source: Node | None = None) -> Option:
+        text = f"set={fd_set},fd={number},opaque={opaque}"
+        return Option("-add-fd", text, source, "a file that libvirt opens for QEMU")
+
+    # -- secrets -----------------------------------------------------------------------------------------------------
+
+    def secret(self, alias: str, plain: bytes, source: Node | None = None) -> Option:
+        """A secret object, encrypted with the guest's master key."""
+        iv = self.host.random_iv
+        import base64
+
+        properties = {
+            "qom-type": "secret",
+            "id": alias,
+            "data": self.host.encrypt(plain, iv),
+            "keyid": "masterKey0",
+            "iv": base64.b64encode(iv).decode(),
+            "format": "base64",
+        }
+        return self.object(properties, source, "a secret, encrypted with the guest's master key")
+
+    def tls_credentials(
+        self,
+        name: str,
+        directory: str,
+        *,
+        server: bool,
+        verify: bool,
+        password: str | None = None,
+        source: Node | None = None,
+    ) -> Option:
+        properties = {
+            "qom-type": "tls-creds-x509",
+            "id": name,
+            "dir": directory,
+            "endpoint": "server" if server else "client",
+            "verify-peer": verify,
+            "passwordid": password,
+        }
+        return self.object(properties, source, "TLS credentials")
+
+    # -- what is worked out once -------------------------------------------------------------------------------------
+
+    def once(self, purpose: str, make: Callable[[], T]) -> T:
+        """The result of ``make``, called the first time only."""
+        if purpose not in self.notes:
+            self.notes[purpose] = make()
+        found: T = self.notes[purpose]
+        return found
+
+
+def _override(properties: dict[str, Value], changes: Iterable[Node]) -> dict[str, Value]:
+    """``<qemu:override>``: each named property is taken away, and appended with the user's value."""
+    given = dict(properties)
+    for change in changes:
+        name, kind, value = change.get("name") or "", change.get("type"), change.get("value") or ""
+        given.pop(name, None)
+        if kind == "string":
+            given[name] = value
+        elif kind in ("signed", "unsigned"):
+            given[name] = int(value, 0)
+        elif kind == "bool":
+            given[name] = value == "true"
+    return given
+
+
+__all__ = ["Build", "Context", "Define", "escape_commas"]

@@ -1,0 +1,421 @@
+"""Typed attributes, declared once: one declaration serves reading, checking, writing and documenting an element.
+
+A field is a descriptor on an ``Item`` class.  Its path says where the value is: ``@model`` (attribute of the element),
+``driver/@name`` (of a child), ``serial`` (text of a child), ``.`` (the element's own text).  Reading gives the typed value
+or the default; assigning writes the canonical text; assigning ``None`` removes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+from qemushim.document.node import Node
+from qemushim.document.units import format_set, parse_integer, parse_set, parse_unsigned, to_kib
+from qemushim.errors import ConfigError, error
+
+if TYPE_CHECKING:
+    from qemushim.document.item import Item
+
+T = TypeVar("T")
+I = TypeVar("I", bound="Item")
+
+
+class Field(Generic[T]):
+    """One value at one place of an element."""
+
+    #: what libvirt appends to its message about a wrong value
+    expected = ""
+
+    def __init__(self, path: str, default: object = None, *, required: bool = False) -> None:
+        self.path = path
+        head, at, name = path.rpartition("@")
+        if at:
+            self.steps = tuple(step for step in head.split("/") if step)
+        else:
+            self.steps = () if path == "." else tuple(path.split("/"))
+        #: name of the attribute, ``""`` for text
+        self.attribute = name if at else ""
+        self.default = default
+        self.required = required
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def read(self, raw: str) -> T:
+        """The typed value.  Raises ``ValueError``."""
+        return cast(T, raw)
+
+    def write(self, value: Any) -> str:
+        """The canonical text of a value."""
+        return str(value)
+
+    def canonical(self, raw: str, node: Node) -> str | None:
+        """What is written for the text of a document; ``None``: nothing."""
+        return self.write(self.read(raw))
+
+    def place(self, node: Node) -> Node | None:
+        """The element that holds the value."""
+        found: Node | None = node
+        for step in self.steps:
+            found = found.child(step) if found is not None else None
+        return found
+
+    def raw(self, node: Node) -> str | None:
+        found = node
+        for step in self.steps:
+            inner = found.child(step)
+            if inner is None:
+                return None
+            found = inner
+        if self.attribute:
+            return found.attrib.get(self.attribute)
+        return found.text.strip() or None
+
+    @overload
+    def __get__(self, item: None, owner: type) -> Field[T]: ...
+    @overload
+    def __get__(self, item: Item, owner: type) -> T: ...
+    def __get__(self, item: Item | None, owner: type) -> Field[T] | T:
+        if item is None:
+            return self
+        raw = self.raw(item.node)
+        if raw is None:
+            return cast(T, self.default)
+        try:
+            return self.read(raw)
+        except ValueError:
+            raise self.wrong(raw, self.place(item.node) or item.node) from None
+
+    def __set__(self, item: Item, value: Any) -> None:
+        if value is None:
+            self.remove(item.node)
+            return
+        node = item.node.ensure("/".join(self.steps)) if self.steps else item.node
+        if self.attribute:
+            node.attrib[self.attribute] = self.write(value)
+        else:
+            node.text = self.write(value)
+
+    def remove(self, node: Node) -> None:
+        found = self.place(node)
+        if found is None:
+            return
+        if self.attribute:
+            found.attrib.pop(self.attribute, None)
+        elif self.steps:
+            parent = node.find("/".join(self.steps[:-1])) if len(self.steps) > 1 else node
+            assert parent is not None
+            parent.remove(found)
+        else:
+            found.text = ""
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        """libvirt's message for a value that can not be read; ``place`` is the element that holds it."""
+        if not self.attribute:
+            return error.xml(f"Invalid value for element '{place.tag}': '{raw}'", place, self.advice())
+        tail = f" {self.expected}" if self.expected else ""
+        return error.xml(
+            f"Invalid value for attribute '{self.attribute}' in element '{place.tag}': '{raw}'.{tail}",
+            place,
+            self.advice(),
+        )
+
+    def missing(self, node: Node) -> ConfigError:
+        return error.xml(f"Missing required attribute '{self.attribute}' in element '{node.tag}'", node, self.advice())
+
+    def advice(self) -> str:
+        """What would be right, in plain words."""
+        return ""
+
+
+class Text(Field[T]):
+    """Any text."""
+
+    @overload
+    def __init__(self: Text[str], path: str, default: str, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(self: Text[str | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(self, path: str, default: str | None = None, *, required: bool = False) -> None:
+        super().__init__(path, default, required=required)
+
+
+class Choice(Field[T]):
+    """One of a closed list of words."""
+
+    @overload
+    def __init__(
+        self: Choice[str], path: str, values: Iterable[str], default: str, *, required: bool = False
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Choice[str | None], path: str, values: Iterable[str], default: None = None, *, required: bool = False
+    ) -> None: ...
+    def __init__(
+        self, path: str, values: Iterable[str], default: str | None = None, *, required: bool = False
+    ) -> None:
+        super().__init__(path, default, required=required)
+        self.values = tuple(values)
+        self.allowed = frozenset(self.values)
+
+    def read(self, raw: str) -> T:
+        if raw not in self.allowed:
+            raise ValueError(raw)
+        return cast(T, raw)
+
+    def advice(self) -> str:
+        return f"one of: {', '.join(self.values)}"
+
+
+class Switch(Field[T]):
+    """Two words for yes and no: ``yes``/``no`` here, ``on``/``off`` in ``OnOff``."""
+
+    true, false = "yes", "no"
+
+    @overload
+    def __init__(self: Switch[bool], path: str, default: bool, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(self: Switch[bool | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(self, path: str, default: bool | None = None, *, required: bool = False) -> None:
+        super().__init__(path, default, required=required)
+
+    def read(self, raw: str) -> T:
+        if raw == self.true:
+            return cast(T, True)
+        if raw == self.false:
+            return cast(T, False)
+        raise ValueError(raw)
+
+    def write(self, value: Any) -> str:
+        return self.true if value else self.false
+
+    def advice(self) -> str:
+        return f"'{self.true}' or '{self.false}'"
+
+
+class OnOff(Switch[T]):
+    true, false = "on", "off"
+
+
+class Present(Field[bool]):
+    """An element whose being there is the value: ``<readonly/>``."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, False)
+
+    def raw(self, node: Node) -> str | None:
+        return "" if node.find("/".join(self.steps)) is not None else None
+
+    def read(self, raw: str) -> bool:
+        return True
+
+    def __set__(self, item: Item, value: Any) -> None:
+        if value:
+            item.node.ensure("/".join(self.steps))
+        else:
+            self.remove(item.node)
+
+
+class Integer(Field[T]):
+    """A whole number, which may be negative."""
+
+    expected = "Expected integer value"
+
+    @overload
+    def __init__(self: Integer[int], path: str, default: int, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(self: Integer[int | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
+        super().__init__(path, default, required=required)
+
+    def read(self, raw: str) -> T:
+        return cast(T, parse_integer(raw))
+
+    def advice(self) -> str:
+        return "a number"
+
+
+class Unsigned(Integer[T]):
+    """A whole number from 0 (32 or 64 bits: the field does not tell)."""
+
+    expected = "Expected non-negative integer value"
+
+    def read(self, raw: str) -> T:
+        return cast(T, parse_unsigned(raw))
+
+    def advice(self) -> str:
+        return "a number from 0"
+
+
+class Hex(Unsigned[T]):
+    """A number written as ``0x`` and so many digits, whichever way the document wrote it."""
+
+    @overload
+    def __init__(self: Hex[int], path: str, digits: int, default: int, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(
+        self: Hex[int | None], path: str, digits: int, default: None = None, *, required: bool = False
+    ) -> None: ...
+    def __init__(self, path: str, digits: int, default: int | None = None, *, required: bool = False) -> None:
+        Field.__init__(self, path, default, required=required)
+        self.digits = digits
+
+    def write(self, value: Any) -> str:
+        return f"0x{value:0{self.digits}x}"
+
+
+class Size(Field[T]):
+    """An amount of memory in KiB: text of an element with a ``unit`` attribute, always written in KiB."""
+
+    @overload
+    def __init__(self: Size[int], path: str, default: int) -> None: ...
+    @overload
+    def __init__(self: Size[int | None], path: str, default: None = None) -> None: ...
+    def __init__(self, path: str, default: int | None = None) -> None:
+        super().__init__(path, default)
+
+    def __get__(self, item: Any, owner: type) -> Any:
+        if item is None:
+            return self
+        node = item.node.find("/".join(self.steps)) if self.steps else item.node
+        if node is None or not node.text.strip():
+            return self.default
+        return self.of(node)
+
+    def of(self, node: Node) -> int:
+        try:
+            return to_kib(node.text, node.attrib.get("unit"))
+        except ValueError as reason:
+            if "unknown suffix" in str(reason):
+                raise error.argument(str(reason), node, "KiB, MiB, GiB, …") from None
+            raise error.xml(f"Invalid value '{node.text.strip()}' for element '{node.tag}'", node, "a number") from None
+
+    def __set__(self, item: Item, value: Any) -> None:
+        if value is None:
+            self.remove(item.node)
+            return
+        node = item.node.ensure("/".join(self.steps)) if self.steps else item.node
+        node.text = str(value)
+        node.attrib["unit"] = "KiB"
+
+    def canonical(self, raw: str, node: Node) -> str | None:
+        return str(self.of(node))
+
+
+class SizeAttribute(Field[T]):
+    """An amount of memory in KiB in an attribute, with its unit in another attribute of the element."""
+
+    expected = "Expected non-negative integer value"
+
+    @overload
+    def __init__(self: SizeAttribute[int], path: str, default: int, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(
+        self: SizeAttribute[int | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
+    def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
+        super().__init__(path, default, required=required)
+
+    def read(self, raw: str) -> T:
+        return cast(T, parse_unsigned(raw))
+
+    def __get__(self, item: Any, owner: type) -> Any:
+        if item is None:
+            return self
+        node = self.place(item.node)
+        raw = node.attrib.get(self.attribute) if node is not None else None
+        return self.default if raw is None or node is None else self.of(raw, node)
+
+    def of(self, raw: str, node: Node) -> int:
+        try:
+            return to_kib(raw, node.attrib.get("unit"))
+        except ValueError as reason:
+            if "unknown suffix" in str(reason):
+                raise error.argument(str(reason), node, "KiB, MiB, GiB, …") from None
+            raise self.wrong(raw, node) from None
+
+    def canonical(self, raw: str, node: Node) -> str | None:
+        return str(self.of(raw, node))
+
+    def __set__(self, item: Item, value: Any) -> None:
+        super().__set__(item, value)
+        node = self.place(item.node)
+        if node is not None and value is not None:
+            node.attrib["unit"] = "KiB"
+
+
+class KibUnit(Field[str]):
+    """The unit beside a ``SizeAttribute``, which is written in KiB."""
+
+    def canonical(self, raw: str, node: Node) -> str | None:
+        return "KiB"
+
+
+class NumberSet(Field[T]):
+    """A set of small numbers: ``0-3,7,^2``."""
+
+    @overload
+    def __init__(self: NumberSet[list[int]], path: str, default: list[int]) -> None: ...
+    @overload
+    def __init__(self: NumberSet[list[int] | None], path: str, default: None = None) -> None: ...
+    def __init__(self, path: str, default: list[int] | None = None) -> None:
+        super().__init__(path, default)
+
+    def read(self, raw: str) -> T:
+        return cast(T, parse_set(raw))
+
+    def write(self, value: Any) -> str:
+        return format_set(value)
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        return error.argument(f"Failed to parse bitmap '{raw}'", place, "numbers and ranges, such as 0-3,7,^2")
+
+
+class One(Field["I | None"], Generic[I]):
+    """A child element with a class of its own; ``None`` where it is not there."""
+
+    def __init__(self, path: str, kind: type[I] | Callable[[], type[I]], *, keep_empty: bool = False) -> None:
+        super().__init__(path)
+        self.kind = kind
+        self.keep_empty = keep_empty
+
+    def item_class(self) -> type[I]:
+        return self.kind if isinstance(self.kind, type) else self.kind()
+
+    def __get__(self, item: Any, owner: type) -> Any:
+        if item is None:
+            return self
+        node = item.node.find("/".join(self.steps))
+        return None if node is None else self.item_class()(node)
+
+    def ensure(self, item: Item) -> I:
+        """The child's item, made where missing."""
+        return self.item_class()(item.node.ensure("/".join(self.steps)))
+
+
+class Many(Field["list[I]"], Generic[I]):
+    """Child elements of one tag, each with a class of its own, in document order."""
+
+    def __init__(self, path: str, kind: type[I] | Callable[[], type[I]]) -> None:
+        super().__init__(path)
+        self.kind = kind
+
+    def item_class(self) -> type[I]:
+        return self.kind if isinstance(self.kind, type) else self.kind()
+
+    def __get__(self, item: Any, owner: type) -> Any:
+        if item is None:
+            return self
+        parent = item.node.find("/".join(self.steps[:-1])) if len(self.steps) > 1 else item.node
+        if parent is None:
+            return []
+        kind = self.item_class()
+        return [kind(node) for node in parent.all(self.steps[-1])]
+
+
+class Verbatim(Field["Node | None"]):
+    """A child element that is written as it is, with all that is in it (``<metadata>``)."""
+
+    def __get__(self, item: Any, owner: type) -> Any:
+        return self if item is None else item.node.find("/".join(self.steps))

@@ -1,0 +1,162 @@
+"""XML text from strangers to ``Node``: bounded in size, depth and number of elements, no DTD, no entities.
+
+The standard library's expat does the reading: it streams, so the limits hold while the text is read, it knows every
+line, and loading it costs a twentieth of lxml.  Where a text is no XML, lxml (libxml2, the parser that libvirt uses)
+is asked for its words.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+from xml.parsers import expat
+
+from qemushim.document.node import COMMENT, QEMU_NAMESPACE, QEMU_PREFIX, Node
+from qemushim.errors import ConfigError
+
+#: bytes of a document; libvirt's own RPC limit for a domain XML is 32 MiB (VIR_SECURITY and string limits)
+MAX_BYTES = 32 * 1024 * 1024
+#: elements nested in one another; libxml2 stops at 256 too
+MAX_DEPTH = 256
+#: elements in all
+MAX_ELEMENTS = 200_000
+#: characters of one attribute value (libxml2: 10,000,000)
+MAX_VALUE = 10_000_000
+
+
+class _Builder:
+    """expat's events to a tree."""
+
+    def __init__(self, file: str, encoding: str | None) -> None:
+        self.file = file
+        self.root: Node | None = None
+        self.stack: list[Node] = []
+        self.last: Node | None = None
+        self.count = 0
+        self.words: list[str] = []
+        #: prefixes that stand for QEMU's namespace; the usual one is taken without declaration nowhere
+        self.prefixes: dict[str, str] = {}
+        self.parser = parser = expat.ParserCreate(encoding)
+        parser.buffer_text = True
+        parser.buffer_size = 64 * 1024
+        parser.StartElementHandler = self.start
+        parser.EndElementHandler = self.end
+        parser.CharacterDataHandler = self.words.append
+        parser.CommentHandler = self.comment
+        parser.StartDoctypeDeclHandler = self.doctype
+
+    def fail(self, message: str, hint: str = "") -> NoReturn:
+        line = self.parser.CurrentLineNumber
+        raise ConfigError(f"XML error: {message}", file=self.file, line=line, hint=hint)
+
+    def doctype(self, *_: object) -> None:
+        self.fail(
+            "document type declarations are not accepted",
+            "remove <!DOCTYPE …>: a domain document needs no DTD and no entities",
+        )
+
+    def flush(self) -> None:
+        """Text read so far belongs to the open element, or behind its last child."""
+        if self.words:
+            text = "".join(self.words)
+            self.words.clear()
+            if self.last is not None:
+                self.last.tail += text
+            elif self.stack:
+                self.stack[-1].text += text
+
+    def start(self, tag: str, attrib: dict[str, str]) -> None:
+        self.flush()
+        self.count += 1
+        if self.count > MAX_ELEMENTS:
+            self.fail(f"more than {MAX_ELEMENTS} elements", "no domain has so many: split or shorten the document")
+        if len(self.stack) >= MAX_DEPTH:
+            self.fail(f"elements nested deeper than {MAX_DEPTH}", "no domain is nested so deep")
+        for value in attrib.values():
+            if len(value) > MAX_VALUE:
+                self.fail(f"attribute value longer than {MAX_VALUE} characters in <{tag}>")
+        if ":" in tag or not self.stack:
+            tag = self.resolve(tag, attrib)
+        elif any(name.startswith("xmlns:") for name in attrib):
+            self.declare(attrib)
+        node = Node(tag, attrib, line=self.parser.CurrentLineNumber)
+        if self.stack:
+            self.stack[-1].children.append(node)
+        else:
+            self.root = node
+        self.stack.append(node)
+        self.last = None
+
+    def declare(self, attrib: dict[str, str]) -> None:
+        for name, value in attrib.items():
+            if name.startswith("xmlns:"):
+                self.prefixes[name[6:]] = value
+
+    def resolve(self, tag: str, attrib: dict[str, str]) -> str:
+        """The tag with ``qemu:`` for QEMU's namespace, whatever prefix the document calls it by."""
+        self.declare(attrib)
+        prefix, colon, local = tag.partition(":")
+        if not colon:
+            return tag
+        uri = self.prefixes.get(prefix)
+        if uri == QEMU_NAMESPACE:
+            return QEMU_PREFIX + local
+        # somebody else's element: kept as it is, and never mistaken for ours
+        return tag if prefix + ":" != QEMU_PREFIX or uri is None else f"{{{uri}}}{local}"
+
+    def end(self, _tag: str) -> None:
+        self.flush()
+        self.last = self.stack.pop()
+
+    def comment(self, text: str) -> None:
+        self.flush()
+        node = Node(COMMENT, text=text, line=self.parser.CurrentLineNumber)
+        if self.stack:
+            self.stack[-1].children.append(node)
+            self.last = node
+
+
+def parse(text: str | bytes, file: str = "") -> Node:
+    """The root element of an XML text.
+
+    ``file`` is what errors call the text.  Raises ``ConfigError`` where the text is no XML, is larger, deeper or fuller
+    than a domain document can be, or declares a document type.
+    """
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if len(data) > MAX_BYTES:
+        raise ConfigError(
+            f"XML error: document of {len(data)} bytes is larger than {MAX_BYTES}",
+            file=file,
+            hint="a domain document has a few KiB; is this the right file?",
+        )
+    if not data.strip():
+        raise ConfigError(
+            "XML error: the document is empty", file=file, line=1, hint="a domain document begins with <domain>"
+        )
+    # a str is already decoded: its encoding declaration no longer speaks of what we hold
+    builder = _Builder(file, "utf-8" if isinstance(text, str) else None)
+    try:
+        builder.parser.Parse(data, True)
+    except expat.ExpatError as broken:
+        raise _malformed(data, file, broken) from None
+    assert builder.root is not None, "expat accepts no document without a root"
+    return builder.root
+
+
+def _malformed(data: bytes, file: str, broken: expat.ExpatError) -> ConfigError:
+    """libxml2's words for what is wrong, as libvirt prints them; expat's where lxml is not to be had."""
+    line, message = broken.lineno, expat.ErrorString(broken.code)
+    try:
+        from lxml import etree
+    except ImportError:
+        etree = None  # type: ignore[assignment]
+    if etree is not None:
+        try:
+            options = {"resolve_entities": False, "no_network": True, "huge_tree": False, "load_dtd": False}
+            etree.fromstring(data, etree.XMLParser(**options))
+        except etree.XMLSyntaxError as reason:
+            entry = reason.error_log[0] if len(reason.error_log) else None
+            if entry is not None and entry.message:
+                line, message = entry.line, entry.message.strip()
+        except ValueError as reason:
+            message = str(reason)
+    return ConfigError(f"XML error: {message}", file=file, line=line, hint="the text is not well-formed XML")

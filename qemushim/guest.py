@@ -1,0 +1,262 @@
+"""``Guest``: a domain document, from XML to definition to command line.  Pure: nothing is run, opened or asked of the time.
+
+The phases and their order are libvirt's: parse, then defaults of the domain, defaults of each device, addresses, checks;
+for a command line then aliases and boot order, and the option groups in the order of ``GROUPS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from qemushim.address.assign import assign_addresses
+from qemushim.address.indexes import assign_controller_indexes
+from qemushim.command.command import Command
+from qemushim.command.option import Option
+from qemushim.context import Build, Define
+from qemushim.devices.alias import assign_aliases
+from qemushim.devices.bootindex import assign_boot_indexes, check_boot_order
+from qemushim.devices.prepare import prepare_devices
+from qemushim.document.node import Node
+from qemushim.document.parse import parse
+from qemushim.document.writer import keep
+from qemushim.emulator.model import Emulator
+from qemushim.errors import ShimError, error
+from qemushim.host import Host
+from qemushim.machine import (
+    boot,
+    clock,
+    cpu,
+    features,
+    firmware,
+    identity,
+    memory,
+    misc,
+    namespace,
+    numa,
+    security,
+    smbios,
+    throttle,
+    tune,
+    vcpu,
+)
+from qemushim.machine.consoles import assign_isa_ports, complete_consoles
+from qemushim.machine.domain import Domain, require_domain
+from qemushim.machine.environment import build_environment
+from qemushim.machine.implicit import (
+    add_implicit_controllers,
+    add_implicit_devices,
+    add_implicit_video,
+    check_duplicates,
+)
+from qemushim.machine.machine import accel_options, machine_options
+from qemushim.machine.order import option_groups
+from qemushim.machine.validate import check_domain, check_whole
+
+Step = Callable[[Define], None]
+
+
+def complete_devices(d: Define) -> None:
+    """Each device's own defaults, kind by kind."""
+    for device in tuple(d.domain.every()):
+        device.complete(d)
+
+
+def check_devices(d: Define) -> None:
+    for device in d.domain.every():
+        device.check(d)
+
+
+#: from the user's document to a definition
+DEFINE: tuple[Step, ...] = (
+    identity.complete_identity,
+    assign_controller_indexes,
+    features.strip_acpi,
+    firmware.select_firmware,
+    add_implicit_devices,
+    cpu.complete_default_cpu,
+    features.complete_features,
+    cpu.complete_cpu,
+    features.check_tseg,
+    numa.complete_numa,
+    assign_isa_ports,
+    complete_devices,
+    vcpu.complete_vcpus,
+    memory.complete_memory,
+    boot.complete_loader,
+    check_duplicates,
+    check_boot_order,
+    boot.complete_boot,
+    clock.complete_clock,
+    clock.complete_lifecycle,
+    complete_consoles,
+    add_implicit_controllers,
+    add_implicit_video,
+    smbios.complete_sysinfo,
+    tune.complete_tune,
+    security.complete_security,
+    assign_addresses,
+)
+
+#: whether a definition can be had, in the order in which libvirt looks
+CHECK: tuple[Step, ...] = (
+    identity.check_identity,
+    check_domain,
+    check_devices,
+    check_whole,
+)
+
+#: from a definition to what is started
+START: tuple[Step, ...] = (
+    firmware.select_firmware,
+    assign_addresses,
+    assign_aliases,
+    assign_boot_indexes,
+    memory.align_memory,
+    cpu.resolve_cpu,
+)
+
+Group = Callable[[Build], Iterator[Option]]
+
+#: the options, in order; devices of a kind are grouped by ``option_groups``
+GROUPS: tuple[Group, ...] = (
+    identity.identity_options,
+    firmware.pflash_options,
+    machine_options,
+    accel_options,
+    features.tseg_options,
+    cpu.cpu_options,
+    firmware.bios_options,
+    memory.memory_options,
+    vcpu.smp_options,
+    vcpu.iothread_options,
+    throttle.throttle_options,
+    numa.numa_options,
+    identity.uuid_options,
+    smbios.smbios_options,
+    misc.genid_options,
+    misc.display_none_options,
+    misc.defaults_options,
+    misc.monitor_options,
+    clock.rtc_options,
+    clock.power_options,
+    boot.boot_options,
+    *option_groups("iommu", "pci-hole64", "controller", "memory", "hub", "ccid", "disk", "filesystem", "interface"),
+    *option_groups("smartcard", "serial", "parallel", "channel", "console", "tpm", "input", "audio", "graphics"),
+    *option_groups("video", "sound", "watchdog", "redirdev", "hostdev"),
+    misc.incoming_options,
+    *option_groups("memballoon", "rng", "nvram"),
+    misc.vmcoreinfo_options,
+    security.launch_security_options,
+    namespace.namespace_options,
+    misc.sandbox_options,
+    *option_groups("panic", "shmem", "vsock", "crypto", "pstore"),
+    misc.message_options,
+)
+
+
+class Guest:
+    """A domain document and its devices.
+
+    ``define`` and ``command`` leave the guest as it is: they work on a copy.
+    """
+
+    def __init__(self, root: Node, file: str = "") -> None:
+        require_domain(root)
+        self.file = file
+        self.domain = Domain(root)
+
+    @classmethod
+    def from_xml(cls, text: str | bytes, file: str = "") -> Guest:
+        """Parse a domain document; ``file`` is what errors call it.
+
+        Raises ``ConfigError`` where it is no XML, no domain, or a declared value is malformed.
+        """
+        with _located(file):
+            guest = cls(parse(text, file), file)
+            guest.domain.check_fields()
+        return guest
+
+    @property
+    def name(self) -> str:
+        return self.domain.name
+
+    def copy(self) -> Guest:
+        return Guest(self.domain.node.copy(), self.file)
+
+    def define(self, emulator: Emulator, host: Host, *, update: bool = True) -> Guest:
+        """The definition that libvirt would store: defaults, implicit devices and controllers, every address.
+
+        ``update``: the guest is new and takes today's defaults; ``False`` for one that exists, whose guest-visible
+        hardware must stay.  Raises ``ConfigError`` where the document can not be defined, ``AddressError`` where no
+        address is left.
+        """
+        guest = self.copy()
+        with _located(self.file):
+            d = Define(guest.domain, emulator, host, update=update)
+            for step in (*DEFINE, *CHECK):
+                step(d)
+        return guest
+
+    def command(self, emulator: Emulator, host: Host, *, update: bool = True, incoming: str = "") -> Command:
+        """The command line that libvirt would start this guest with.
+
+        The guest is defined first (a definition stays as it is).  ``incoming``: where it migrates in from
+        (``tcp:10.0.0.1:5000``).  Raises what ``define`` raises.
+        """
+        guest = self.define(emulator, host, update=update)
+        with _located(self.file):
+            return guest.start(emulator, host, incoming=incoming)
+
+    def start(self, emulator: Emulator, host: Host, *, incoming: str = "") -> Command:
+        """The command line of a complete definition, which is changed into what runs (aliases, sizes, CPU)."""
+        d = Define(self.domain, emulator, host, update=False, start=True, incoming=incoming)
+        for step in START:
+            step(d)
+        b = Build(self.domain, emulator, host, incoming=incoming)
+        b.command.binary = self.domain.node.value("devices/emulator") or ""
+        prepare_devices(b)
+        for group in GROUPS:
+            b.command.options.extend(group(b))
+        b.command.environment = build_environment(b)
+        return b.command
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def attach(self, device: str | bytes, emulator: Emulator, host: Host, *, file: str = "") -> Guest:
+        """The definition with one device more; every other device stays where it is.
+
+        ``device`` is the XML of the device alone.  Controllers that it needs are added as a cold definition would add
+        them.  Raises ``ConfigError`` where the device can not be had, ``AddressError`` where no place is left.
+        """
+        guest = self.copy()
+        with _located(file or self.file):
+            node = parse(device, file)
+            guest.domain.adopt(node)
+        with _located(self.file):
+            return guest.define(emulator, host, update=False)
+
+    def detach(self, name: str) -> Guest:
+        """The definition without one device, found by alias, target or MAC address.  Raises ``ConfigError``."""
+        guest = self.copy()
+        for device in guest.domain.every():
+            if name in (device.user_alias, device.node.value("target/@dev"), device.node.value("mac/@address")):
+                guest.domain.remove(device)
+                return guest
+        raise error.argument(f"no device of this guest is called '{name}'", hint="name an alias, a target or a MAC")
+
+    def to_xml(self, style: str = "libvirt") -> str:
+        """The document: ``libvirt`` in its order and style, ``keep`` with the user's own layout and comments."""
+        if style == "keep":
+            return keep(self.domain.node) + "\n"
+        return self.domain.to_xml()
+
+
+@contextmanager
+def _located(file: str) -> Iterator[None]:
+    """Errors raised inside say which file they speak of."""
+    try:
+        yield
+    except ShimError as problem:
+        problem.file = problem.file or file
+        raise

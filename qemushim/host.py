@@ -1,0 +1,205 @@
+"""``Host``: the facts of a host that a definition and a command line depend on.
+
+Nothing else in the core knows the host: a dry run passes ``Host.nominal()`` (the same everywhere), a real run
+``Host.local()``.  All sizes are KiB unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qemushim.errors import error
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where a privileged libvirtd keeps what belongs to guests."""
+
+    lib: str = "/var/lib/libvirt/qemu"
+    nvram: str = "/var/lib/libvirt/qemu/nvram"
+    channel: str = "/var/lib/libvirt/qemu/channel/target"
+    ram: str = "/var/lib/libvirt/qemu/ram"
+    run: str = "/run/libvirt/qemu"
+    config: str = "/etc/libvirt/qemu"
+
+
+@dataclass(frozen=True, slots=True)
+class QemuConf:
+    """The settings of libvirt's ``qemu.conf`` that a command line depends on, with their defaults."""
+
+    vnc_listen: str = "127.0.0.1"
+    vnc_password: str = ""
+    vnc_tls: bool = False
+    vnc_tls_x509_cert_dir: str = "/etc/pki/libvirt-vnc"
+    vnc_tls_x509_verify: bool = False
+    vnc_tls_x509_secret_uuid: str = ""
+    vnc_sasl: bool = False
+    vnc_sasl_dir: str = ""
+    vnc_allow_host_audio: bool = False
+    vnc_auto_unix_socket: bool = False
+    spice_listen: str = "127.0.0.1"
+    spice_password: str = ""
+    spice_tls: bool = False
+    spice_tls_x509_cert_dir: str = "/etc/pki/libvirt-spice"
+    spice_sasl: bool = False
+    spice_sasl_dir: str = ""
+    spice_auto_unix_socket: bool = False
+    nographics_allow_host_audio: bool = False
+    chardev_tls: bool = False
+    chardev_tls_x509_cert_dir: str = "/etc/pki/qemu"
+    chardev_tls_x509_verify: bool = False
+    chardev_tls_x509_secret_uuid: str = ""
+    nbd_tls: bool = False
+    nbd_tls_x509_cert_dir: str = "/etc/pki/qemu"
+    nbd_tls_x509_secret_uuid: str = ""
+    vxhs_tls: bool = False
+    vxhs_tls_x509_cert_dir: str = "/etc/pki/qemu"
+    vxhs_tls_x509_secret_uuid: str = ""
+    storage_use_nbdkit: bool = False
+    dump_guest_core: bool = False
+    set_process_name: bool = False
+    seccomp_sandbox: int = -1
+    deprecation_behavior: str = "none"
+    gluster_debug_level: int = 4
+    log_timestamp: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hugepages:
+    """One mount of hugetlbfs."""
+
+    size: int
+    mount: str
+    default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NumaNode:
+    id: int
+    cpus: frozenset[int] = frozenset()
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PciDevice:
+    """A PCI device of the host."""
+
+    express: bool = True
+    iommu_group: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class CpuDefinition:
+    """The host's own CPU: a model of the CPU map and features beyond it."""
+
+    model: str
+    vendor: str = ""
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """The numbers under which file descriptors are passed, by what they are open on."""
+
+    unix_listen: int = 20
+    file_source: int = 30
+    file_log: int = 31
+    tpm: int = 40
+    tpm_cancel: int = 41
+    vdpa: int = 42
+    vdpa_disk: Mapping[str, int] = field(default_factory=dict)
+    #: first of a run, one per queue
+    tap: int = 50
+    #: first of a run, for interfaces that libvirt itself connects to a bridge
+    bridge: int = 50
+    vhost_net: int = 70
+    vhost_scsi: int = 90
+    vsock: int = 91
+    migration: int = 92
+    slirp: int = 93
+
+
+def _no_secret(kind: str, reference: str) -> bytes:
+    raise error.failed(f"secret {reference} is not known to this host", hint="pass secrets= to Host")
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host, as far as a command line can see it."""
+
+    arch: str = "x86_64"
+    cpu: CpuDefinition | None = None
+    #: the CPU map: features, vendors and models of every architecture (``machine.cpumap``)
+    cpu_map: Any = None
+    privileged: bool = True
+    paths: Paths = Paths()
+    config: QemuConf = QemuConf()
+    #: the environment of the process that starts guests
+    environment: Mapping[str, str] = field(default_factory=dict)
+    page_size: int = 4
+    hugepages: tuple[Hugepages, ...] = ()
+    numa: tuple[NumaNode, ...] = (NumaNode(0),)
+    #: nodes that ``placement='auto'`` is advised to use
+    auto_nodeset: tuple[int, ...] = ()
+    #: firmware descriptors in order of precedence: (file name, parsed JSON); ``None`` masks a lower file of that name
+    firmware: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
+    #: vhost-user back ends, like ``firmware``
+    vhost_user: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
+    #: architecture → emulator binary
+    emulators: Mapping[str, str] = field(default_factory=dict)
+    pci: Mapping[str, PciDevice] = field(default_factory=dict)
+    #: paths that are a CD-ROM drive of the host
+    cdrom_drives: frozenset[str] = frozenset({"/dev/cdrom", "/dev/sr0"})
+    #: SCSI address of the host → its generic device
+    scsi_generic: str = "sg0"
+    render_node: str = "/dev/dri/renderD128"
+    #: versions of TPM that swtpm can emulate; ``None``: not asked
+    tpm_versions: frozenset[str] | None = None
+    tpm_socket: str = ""
+    #: plugins of nbdkit
+    nbdkit: frozenset[str] = frozenset()
+    #: names of file descriptor groups that the caller passes for disks: (numbers, writable)
+    fd_groups: Mapping[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
+    #: an external slirp process serves ``<interface type='user'>``
+    slirp_helper: bool = False
+    #: network name → its port as XML text facts, storage volumes: asked through these
+    find_network: Callable[[str], Mapping[str, Any] | None] = lambda name: None
+    find_volume: Callable[[str, str], Mapping[str, Any] | None] = lambda pool, name: None
+    #: (kind, UUID or usage) → plain secret; raises ``ConfigError`` where there is none
+    find_secret: Callable[[str, str], bytes] = _no_secret
+    #: secret, initialisation vector → what is printed (base64 of AES-256-CBC with the master key)
+    encrypt: Callable[[bytes, bytes], str] = lambda secret, iv: base64.b64encode(secret).decode()
+    #: initialisation vector of the next secret
+    random_iv: bytes = bytes(range(16))
+    #: a UUID / MAC for what has none: called with what it is for
+    new_uuid: Callable[[str], str] = lambda purpose: "00000000-0000-4000-8000-000000000000"
+    new_mac: Callable[[int], str] = lambda number: f"52:54:00:00:{number >> 8 & 255:02x}:{number & 255:02x}"
+    #: seconds since 1970 (UTC), and local time's distance from UTC in seconds
+    now: int = 0
+    utc_offset: int = 0
+    descriptors: Descriptors = Descriptors()
+    #: domain id of the guest that is built; -1: not running
+    domain_id: int = -1
+    #: guest context id of a vsock with ``auto='yes'``
+    vsock_cid: int = 3
+    #: ports of graphics with ``autoport='yes'``
+    vnc_port: int = 5900
+    spice_port: int = 5901
+    spice_tls_port: int = 5902
+    #: highest physical address bits that KVM gives (0: unknown)
+    physical_address_bits: int = 0
+
+    @classmethod
+    def nominal(cls, arch: str = "x86_64") -> Host:
+        """A host that is the same everywhere, for dry runs: ordinary paths, one NUMA node, 2 MiB and 1 GiB pages."""
+        names = {"i686": "i386", "armv7l": "arm", "ppc64le": "ppc64"}
+        every = ("x86_64", "i686", "aarch64", "armv7l", "ppc", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64")
+        return cls(
+            arch=arch,
+            environment={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+            hugepages=(Hugepages(2048, "/dev/hugepages", True), Hugepages(1048576, "/dev/hugepages1G")),
+            emulators={a: f"/usr/bin/qemu-system-{names.get(a, a)}" for a in (*every, "sparc")},
+        )

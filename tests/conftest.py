@@ -1,0 +1,38 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORPUS = Path(os.environ.get("QEMUSHIM_CORPUS", ROOT.parent / "shared" / "corpus"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate", action="store_true", help="write the golden files anew instead of comparing")
+
+
+@pytest.fixture
+def regenerate(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--regenerate"))
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The conformance corpora, which are not part of the project."""
+    if not CORPUS.is_dir():
+        pytest.skip("no conformance corpus beside this checkout (QEMUSHIM_CORPUS)")
+    return CORPUS
+
+
+@pytest.fixture(scope="session")
+def qemu() -> str:
+    """A real QEMU on this machine."""
+    found = shutil.which("qemu-system-x86_64")
+    if found is None:
+        pytest.skip("needs qemu-system-x86_64 (apt-get install qemu-system-x86)")
+    return found
