@@ -110,18 +110,25 @@ def test_lines_and_comments_survive() -> None:
     [
         (b"", "empty"),
         (b"   \n", "empty"),
-        (b"\x00\x01\x7fELF", "XML error"),
-        (b"hello", "XML error"),
-        (b"<a><b></a>", "XML error"),
+        (b"\x00\x01\x7fELF", "."),
+        (b"hello", "expected"),
+        (b"<a><b></a>", "mismatch"),
         (b"<!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>", "document type"),
         (b"<!DOCTYPE a SYSTEM 'file:///etc/passwd'><a/>", "document type"),
-        (b"<a>&undefined;</a>", "XML error"),
-        ("<a>\udc80</a>".encode("utf-8", "surrogatepass"), "XML error"),
+        (b"<a>&undefined;</a>", "undefined"),
+        ("<a>\udc80</a>".encode("utf-8", "surrogatepass"), "UTF-8|encod|token"),
     ],
 )
 def test_what_is_no_document_is_refused(text: bytes, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse(text, "x.xml")
+
+
+def test_malformed_text_is_shown_with_its_place() -> None:
+    with pytest.raises(parsing.MalformedError) as caught:
+        parse(b"<domain>\n  <name\n</domain>", "x.xml")
+    assert caught.value.where == "x.xml:3: "
+    assert caught.value.context.splitlines()[-1].endswith("^")
 
 
 def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qemushim.command.layout import shell
+from qemushim.document.parse import MalformedError
 from qemushim.emulator import snapshot
 from qemushim.emulator.model import Accelerator, Emulator, Gic
 from qemushim.emulator.qmp import from_qmp
@@ -258,10 +259,13 @@ class Runner:
             return {"error": f"Failed to open file '{path.name}': No such file or directory"}
         incoming = case.get("migrate_from", "")
         try:
-            guest = Guest.from_xml(text, file=path.name).define(emulator, host, update=case["abi_update"])
+            guest = Guest.from_xml(text, file=f"ABS_SRCDIR/qemuxmlconfdata/{path.name}").define(emulator, host, update=case["abi_update"])
             out["xml"] = guest.to_xml()
             again = Guest.from_xml(out["xml"], file=path.name)
             command = again.command(emulator, host, update=False, incoming=incoming)
+        except MalformedError as broken:
+            # libvirt prints libxml2's words with file, line and the place
+            return {"error": f"{broken.where}{broken.message}\n{broken.context}"}
         except ShimError as refused:
             return {**out, "error": refused.message}
         return {**out, "argv": command.tokens, "text": shell(command)}

@@ -23,6 +23,17 @@ MAX_ELEMENTS = 200_000
 MAX_VALUE = 10_000_000
 
 
+class MalformedError(ConfigError):
+    """The text is no XML.  ``message`` has libxml2's words, ``context`` the line with a pointer below it."""
+
+    def __init__(self, message: str, file: str, line: int, context: str) -> None:
+        super().__init__(message, file=file, line=line, hint="the text is not well-formed XML")
+        self.context = context
+
+    def __reduce__(self) -> tuple[type[MalformedError], tuple[str, str, int, str]]:
+        return MalformedError, (self.message, self.file, self.line, self.context)
+
+
 class _Builder:
     """expat's events to a tree."""
 
@@ -142,21 +153,34 @@ def parse(text: str | bytes, file: str = "") -> Node:
     return builder.root
 
 
-def _malformed(data: bytes, file: str, broken: expat.ExpatError) -> ConfigError:
-    """libxml2's words for what is wrong, as libvirt prints them; expat's where lxml is not to be had."""
-    line, message = broken.lineno, expat.ErrorString(broken.code)
+def _malformed(data: bytes, file: str, broken: expat.ExpatError) -> MalformedError:
+    """libxml2's words for what is wrong, as libvirt prints them; expat's where it sees nothing wrong."""
+    line, column, message = broken.lineno, broken.offset, expat.ErrorString(broken.code)
+    from lxml import etree
+
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
     try:
-        from lxml import etree
-    except ImportError:
-        etree = None  # type: ignore[assignment]
-    if etree is not None:
-        try:
-            options = {"resolve_entities": False, "no_network": True, "huge_tree": False, "load_dtd": False}
-            etree.fromstring(data, etree.XMLParser(**options))
-        except etree.XMLSyntaxError as reason:
-            entry = reason.error_log[0] if len(reason.error_log) else None
-            if entry is not None and entry.message:
-                line, message = entry.line, entry.message.strip()
-        except ValueError as reason:
-            message = str(reason)
-    return ConfigError(f"XML error: {message}", file=file, line=line, hint="the text is not well-formed XML")
+        etree.fromstring(data, parser)
+    except etree.XMLSyntaxError:
+        # the exception's own log is of the whole thread, and goes on from the first broken document there was
+        entry = parser.error_log[0] if len(parser.error_log) else None
+        if entry is not None and entry.message:
+            line, column, message = entry.line, entry.column, entry.message.strip()
+    except ValueError as reason:
+        message = str(reason)
+    return MalformedError(message, file, line, _context(data, line, column))
+
+
+def _context(data: bytes, line: int, column: int) -> str:
+    """The line that was being read and a pointer to the place, as libxml2 draws them."""
+    lines = data.decode("utf-8", "replace").splitlines()[:line]
+    column = max(column - 1, 0)
+    if len(lines) < line or not lines[-1]:
+        # the end of a line belongs to the line that ended there
+        while lines and not lines[-1]:
+            lines.pop()
+        column = len(lines[-1]) if lines else 0
+    if not lines:
+        return ""
+    start = max(column - 79, 0)
+    return f"{lines[-1][start : start + 80]}\n{'-' * (column - start)}^"
