@@ -129,7 +129,8 @@ class Build(Context):
         return Option("-object", key_values(given, str(given.pop("qom-type"))), source, rule)
 
     def blockdev(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
-        return Option("-blockdev", to_json(compact(properties)), source, rule)
+        """``-blockdev``: None is JSON's null here, so what is absent must not be given."""
+        return Option("-blockdev", to_json(properties), source, rule)
 
     # -- file descriptors --------------------------------------------------------------------------------------------
 

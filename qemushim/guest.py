@@ -6,17 +6,23 @@ for a command line then aliases and boot order, and the option groups in the ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from qemushim.address.assign import assign_addresses
+from qemushim.address.check import check_addresses
+from qemushim.address.drive import assign_scsi_hostdevs
 from qemushim.address.indexes import assign_controller_indexes
 from qemushim.command.command import Command
 from qemushim.command.option import Option
 from qemushim.context import Build, Define
+from qemushim.devices.address import PciAddress
 from qemushim.devices.alias import assign_aliases
-from qemushim.devices.bootindex import assign_boot_indexes, check_boot_order
+from qemushim.devices.bootindex import check_boot_order
+from qemushim.devices.disk_check import check_disks_together, check_drive_addresses
+from qemushim.devices.hostdev import check_hostdevs_together
 from qemushim.devices.prepare import prepare_devices
+from qemushim.document.item import Item
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
 from qemushim.document.writer import keep
@@ -27,6 +33,7 @@ from qemushim.machine import (
     boot,
     clock,
     cpu,
+    cputune,
     features,
     firmware,
     identity,
@@ -40,7 +47,7 @@ from qemushim.machine import (
     tune,
     vcpu,
 )
-from qemushim.machine.consoles import assign_isa_ports, complete_consoles
+from qemushim.machine.consoles import assign_isa_ports, check_consoles, complete_consoles, mirror_serial
 from qemushim.machine.domain import Domain, require_domain
 from qemushim.machine.environment import build_environment
 from qemushim.machine.implicit import (
@@ -48,6 +55,7 @@ from qemushim.machine.implicit import (
     add_implicit_devices,
     add_implicit_video,
     check_duplicates,
+    check_usb,
 )
 from qemushim.machine.machine import accel_options, machine_options
 from qemushim.machine.order import option_groups
@@ -70,6 +78,12 @@ def check_devices(d: Define) -> None:
 #: from the user's document to a definition
 DEFINE: tuple[Step, ...] = (
     identity.complete_identity,
+    namespace.complete_namespace,
+    security.complete_security,
+    numa.complete_cells,
+    vcpu.complete_vcpus,
+    cputune.complete_cputune,
+    check_usb,
     assign_controller_indexes,
     features.strip_acpi,
     firmware.select_firmware,
@@ -81,7 +95,7 @@ DEFINE: tuple[Step, ...] = (
     numa.complete_numa,
     assign_isa_ports,
     complete_devices,
-    vcpu.complete_vcpus,
+    assign_scsi_hostdevs,
     memory.complete_memory,
     boot.complete_loader,
     check_duplicates,
@@ -94,15 +108,20 @@ DEFINE: tuple[Step, ...] = (
     add_implicit_video,
     smbios.complete_sysinfo,
     tune.complete_tune,
-    security.complete_security,
     assign_addresses,
+    mirror_serial,
 )
 
 #: whether a definition can be had, in the order in which libvirt looks
 CHECK: tuple[Step, ...] = (
     identity.check_identity,
     check_domain,
+    check_consoles,
+    check_addresses,
     check_devices,
+    check_disks_together,
+    check_hostdevs_together,
+    check_drive_addresses,
     check_whole,
 )
 
@@ -111,7 +130,6 @@ START: tuple[Step, ...] = (
     firmware.select_firmware,
     assign_addresses,
     assign_aliases,
-    assign_boot_indexes,
     memory.align_memory,
     cpu.resolve_cpu,
 )
@@ -165,6 +183,10 @@ class Guest:
         require_domain(root)
         self.file = file
         self.domain = Domain(root)
+        #: defined for a QEMU that is known by its help text, so written as libvirt 0.8.0 wrote it
+        self.classic = False
+        #: device → the PCI address that such a QEMU is going to choose, where the definition can not say it
+        self.predicted: Mapping[Item, PciAddress] = {}
 
     @classmethod
     def from_xml(cls, text: str | bytes, file: str = "") -> Guest:
@@ -182,7 +204,9 @@ class Guest:
         return self.domain.name
 
     def copy(self) -> Guest:
-        return Guest(self.domain.node.copy(), self.file)
+        twin = Guest(self.domain.node.copy(), self.file)
+        twin.classic = self.classic
+        return twin
 
     def define(self, emulator: Emulator, host: Host, *, update: bool = True) -> Guest:
         """The definition that libvirt would store: defaults, implicit devices and controllers, every address.
@@ -191,6 +215,9 @@ class Guest:
         hardware must stay.  Raises ``ConfigError`` where the document can not be defined, ``AddressError`` where no
         address is left.
         """
+        if emulator.classic:
+            with _located(self.file):
+                return self._define_classic(emulator, host)
         guest = self.copy()
         with _located(self.file):
             d = Define(guest.domain, emulator, host, update=update)
@@ -210,6 +237,11 @@ class Guest:
 
     def start(self, emulator: Emulator, host: Host, *, incoming: str = "") -> Command:
         """The command line of a complete definition, which is changed into what runs (aliases, sizes, CPU)."""
+        if emulator.classic:
+            from qemushim.classic.command import command_classic
+
+            return command_classic(self.domain.node, emulator, host, incoming=incoming)
+        emulator = namespace.changed_emulator(self.domain, emulator)
         d = Define(self.domain, emulator, host, update=False, start=True, incoming=incoming)
         for step in START:
             step(d)
@@ -249,7 +281,21 @@ class Guest:
         """The document: ``libvirt`` in its order and style, ``keep`` with the user's own layout and comments."""
         if style == "keep":
             return keep(self.domain.node) + "\n"
+        if self.classic:
+            from qemushim.classic.define import to_xml
+
+            return to_xml(self.domain.node)
         return self.domain.to_xml()
+
+    def _define_classic(self, emulator: Emulator, host: Host) -> Guest:
+        """The same for a QEMU that is known by its help text."""
+        from qemushim.classic.define import define_classic
+        from qemushim.classic.predict import predict_definition
+
+        guest = Guest(define_classic(self.domain.node, emulator, host), self.file)
+        guest.classic = True
+        guest.predicted = predict_definition(guest.domain.node, emulator, host)
+        return guest
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from qemushim.errors import error
@@ -20,7 +21,7 @@ class Paths:
 
     lib: str = "/var/lib/libvirt/qemu"
     nvram: str = "/var/lib/libvirt/qemu/nvram"
-    channel: str = "/var/lib/libvirt/qemu/channel/target"
+    channel: str = "/run/libvirt/qemu/channel"
     ram: str = "/var/lib/libvirt/qemu/ram"
     run: str = "/run/libvirt/qemu"
     config: str = "/etc/libvirt/qemu"
@@ -65,6 +66,18 @@ class QemuConf:
     deprecation_behavior: str = "none"
     gluster_debug_level: int = 4
     log_timestamp: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ClassicHost:
+    """What matters only to a QEMU that is known by its help text."""
+
+    #: path of the monitor's UNIX socket; ``""``: one of the guest's own below ``Paths.lib``
+    monitor: str = ""
+    #: the monitor speaks QMP rather than text
+    monitor_json: bool = False
+    #: follow libvirt 0.8.0 even where no QEMU accepts what it said (an ISA card with a PCI address and the like)
+    to_the_letter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +135,11 @@ class Descriptors:
     slirp: int = 93
 
 
+def bundled_cpu_map() -> Any:
+    """The CPU map that comes with this package: read when it is first asked for, and only then."""
+    return import_module("qemushim.machine.cpumap").CpuMap.bundled()
+
+
 def _no_secret(kind: str, reference: str) -> bytes:
     raise error.failed(f"secret {reference} is not known to this host", hint="pass secrets= to Host")
 
@@ -132,11 +150,15 @@ class Host:
 
     arch: str = "x86_64"
     cpu: CpuDefinition | None = None
-    #: the CPU map: features, vendors and models of every architecture (``machine.cpumap``)
+    #: the CPU map: features, vendors and models of every architecture (``machine.cpumap``), or a function that
+    #: gives it when it is first needed; ``None``: ``host-model`` of x86 can not be told
     cpu_map: Any = None
     privileged: bool = True
+    #: libvirt's first security driver on the host (``selinux``, ``apparmor``, ``none``)
+    security_model: str = "none"
     paths: Paths = Paths()
     config: QemuConf = QemuConf()
+    classic: ClassicHost = ClassicHost()
     #: the environment of the process that starts guests
     environment: Mapping[str, str] = field(default_factory=dict)
     page_size: int = 4
@@ -165,7 +187,8 @@ class Host:
     fd_groups: Mapping[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
     #: an external slirp process serves ``<interface type='user'>``
     slirp_helper: bool = False
-    #: network name → its port as XML text facts, storage volumes: asked through these
+    #: network name → what an interface on it is connected to: ``type`` (``network``, ``bridge``, ``direct``,
+    #: ``hostdev``) and for a host device ``pci``, its address; ``None``: unknown, taken for ``network``
     find_network: Callable[[str], Mapping[str, Any] | None] = lambda name: None
     find_volume: Callable[[str, str], Mapping[str, Any] | None] = lambda pool, name: None
     #: (kind, UUID or usage) → plain secret; raises ``ConfigError`` where there is none
@@ -187,10 +210,21 @@ class Host:
     vsock_cid: int = 3
     #: ports of graphics with ``autoport='yes'``
     vnc_port: int = 5900
+    vnc_websocket_port: int = 5700
     spice_port: int = 5901
     spice_tls_port: int = 5902
     #: highest physical address bits that KVM gives (0: unknown)
     physical_address_bits: int = 0
+    #: most vCPUs that KVM gives to one guest (0: unknown)
+    kvm_max_vcpus: int = 0
+    #: guests with SEV and with SEV-ES that the CPU has room for; ``None``: unknown
+    sev_guests: tuple[int, int] | None = None
+    #: guests can be protected from the host itself (s390 with its ultravisor)
+    protected_guests: bool = True
+    #: firmware images that ``qemu.conf`` names; ``None``: those of the descriptors
+    loaders: tuple[str, ...] | None = None
+    #: the server behind ``<graphics type='rdp'>`` is installed
+    qemu_rdp: bool = True
 
     @classmethod
     def nominal(cls, arch: str = "x86_64") -> Host:
@@ -199,6 +233,7 @@ class Host:
         every = ("x86_64", "i686", "aarch64", "armv7l", "ppc", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64")
         return cls(
             arch=arch,
+            cpu_map=bundled_cpu_map,
             environment={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
             hugepages=(Hugepages(2048, "/dev/hugepages", True), Hugepages(1048576, "/dev/hugepages1G")),
             emulators={a: f"/usr/bin/qemu-system-{names.get(a, a)}" for a in (*every, "sparc")},

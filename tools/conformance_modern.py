@@ -111,7 +111,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "nat-network;": {"type": "network"},
     "openvswitch-net;plug-bridge-basic": {"type": "bridge"},
     "vepa-net;plug-bridge-basic": {"type": "bridge"},
-    "hostdev;plug-hostdev-pci": {"type": "hostdev"},
+    "hostdev;plug-hostdev-pci": {"type": "hostdev", "pci": "0001:02:03.4"},
 }
 
 SECRET = b"AQCVn5hO6HzFAhAAq0NCv8jtJcIcE+HOBlMQ1A"
@@ -139,14 +139,23 @@ def find_secret(kind: str, reference: str) -> bytes:
     return SECRET
 
 
+#: what pools at a server add to what is known of their volumes
+POOLS: dict[str, dict[str, Any]] = {
+    pool: {"pool_type": "iscsi", "device": "demo-target", "hosts": [{"name": "iscsi.example.com"}]}
+    for pool in ("pool-iscsi", "pool-iscsi-auth")
+}
+
+
 def find_volume(pool: str, name: str) -> dict[str, Any]:
     """Volume ``TYPE+NAME`` of a pool is of that type (block where it has none)."""
     if pool == "inactive":
         raise error.plain("storage pool 'inactive' is not active")
     if name == "nonexistent":
         raise error.plain(f"no storage vol with matching name '{name}'")
-    kind = name.partition("+")[0] if "+" in name else "block"
-    return {"type": kind, "path": f"/some/{kind}/device/{name}", "pool": pool}
+    kind, _, rest = name.partition("+")
+    if not rest:
+        kind, rest = "block", name
+    return {"type": kind, "path": f"/some/{kind}/device/{rest}", **POOLS.get(pool, {})}
 
 
 def read_descriptors(*folders: Path) -> tuple[tuple[str, Any], ...]:
@@ -205,6 +214,8 @@ class Runner:
             encrypt=encrypt,
             now=1234567890,
             utc_offset=-1800,
+            # randomness is faked: bytes 0, 1, 2, … become a UUID of version 4
+            new_uuid=lambda purpose: "00010203-0405-4607-8809-0a0b0c0d0e0f",
             descriptors=Descriptors(
                 unix_listen=1729, file_source=1750, file_log=1751, tpm=1730, tpm_cancel=1731, vdpa=1732,
                 vdpa_disk={"/dev/vhost-vdpa-0": 201}, tap=3, bridge=102, vhost_net=44, vhost_scsi=3, vsock=6789,

@@ -197,6 +197,13 @@ class Switch(Field[T]):
 class OnOff(Switch[T]):
     true, false = "on", "off"
 
+    @overload
+    def __init__(self: OnOff[bool], path: str, default: bool, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(self: OnOff[bool | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(self, path: str, default: bool | None = None, *, required: bool = False) -> None:
+        Field.__init__(self, path, default, required=required)
+
 
 class Present(Field[bool]):
     """An element whose being there is the value: ``<readonly/>``."""
@@ -241,11 +248,49 @@ class Unsigned(Integer[T]):
 
     expected = "Expected non-negative integer value"
 
+    @overload
+    def __init__(self: Unsigned[int], path: str, default: int, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(self: Unsigned[int | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
+        Field.__init__(self, path, default, required=required)
+
     def read(self, raw: str) -> T:
         return cast(T, parse_unsigned(raw))
 
     def advice(self) -> str:
         return "a number from 0"
+
+
+class Positive(Unsigned[T]):
+    """A whole number from 1."""
+
+    @overload
+    def __init__(self: Positive[int], path: str, default: int, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(self: Positive[int | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
+        Field.__init__(self, path, default, required=required)
+
+    def read(self, raw: str) -> T:
+        number = parse_unsigned(raw)
+        if number == 0:
+            raise ValueError(raw)
+        return cast(T, number)
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        try:
+            parse_unsigned(raw)
+        except ValueError:
+            return super().wrong(raw, place)
+        return error.xml(
+            f"Invalid value for attribute '{self.attribute}' in element '{place.tag}': Zero is not permitted",
+            place,
+            self.advice(),
+        )
+
+    def advice(self) -> str:
+        return "a number from 1"
 
 
 class Hex(Unsigned[T]):

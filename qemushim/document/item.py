@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from qemushim.document.fields import Field, Many, One, Present, Size, Verbatim
+from qemushim.document.fields import Field, KibUnit, Many, One, Present, Size, Verbatim
 from qemushim.document.node import Node
 
 
 class Schema:
     """What an element may hold, in the order in which it is written."""
 
-    __slots__ = ("attributes", "children", "required", "text")
+    __slots__ = ("attributes", "children", "opened", "required", "text")
 
     def __init__(self) -> None:
         self.attributes: dict[str, Field[object]] = {}
         self.children: dict[str, Child] = {}
         self.text: Field[object] | None = None
         self.required: list[Field[object]] = []
+        #: written with an end tag of its own even where it is empty
+        self.opened = False
 
     def add(self, field: Field[object], steps: tuple[str, ...]) -> None:
         """Give a field its place ``steps`` below this element."""
@@ -29,7 +31,7 @@ class Schema:
             else:
                 self.text = field
                 if isinstance(field, Size):
-                    self.attributes.setdefault("unit", Field("@unit"))
+                    self.attributes.setdefault("unit", KibUnit("@unit"))
             return
         child = self.children.get(steps[0])
         if child is None:

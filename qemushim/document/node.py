@@ -75,7 +75,9 @@ class Node:
 
     def value(self, path: str) -> str | None:
         """Raw text at ``a/b/@name``, ``@name``, or the text of ``a/b``; ``None`` where it is not."""
-        head, _, name = path.rpartition("@")
+        head, at, name = path.rpartition("@")
+        if not at:
+            head, name = path, ""
         node = self.find(head.rstrip("/")) if head else self
         if node is None:
             return None

@@ -46,6 +46,8 @@ class _Builder:
         self.words: list[str] = []
         #: prefixes that stand for QEMU's namespace; the usual one is taken without declaration nowhere
         self.prefixes: dict[str, str] = {}
+        #: namespaces of elements without a prefix, with the depth of the element that says so
+        self.defaults: list[tuple[int, str]] = []
         self.parser = parser = expat.ParserCreate(encoding)
         parser.buffer_text = True
         parser.buffer_size = 64 * 1024
@@ -85,7 +87,13 @@ class _Builder:
         for value in attrib.values():
             if len(value) > MAX_VALUE:
                 self.fail(f"attribute value longer than {MAX_VALUE} characters in <{tag}>")
-        if ":" in tag or not self.stack:
+        if "xmlns" in attrib:
+            self.defaults.append((len(self.stack), attrib["xmlns"]))
+        if self.defaults and ":" not in tag and self.defaults[-1][1] == QEMU_NAMESPACE:
+            tag = QEMU_PREFIX + tag
+            if attrib.pop("xmlns", None) is not None:
+                attrib["xmlns:qemu"] = QEMU_NAMESPACE
+        elif ":" in tag or not self.stack:
             tag = self.resolve(tag, attrib)
         elif any(name.startswith("xmlns:") for name in attrib):
             self.declare(attrib)
@@ -117,6 +125,8 @@ class _Builder:
     def end(self, _tag: str) -> None:
         self.flush()
         self.last = self.stack.pop()
+        if self.defaults and self.defaults[-1][0] == len(self.stack):
+            self.defaults.pop()
 
     def comment(self, text: str) -> None:
         self.flush()

@@ -99,3 +99,15 @@ def format_set(numbers: Iterable[int]) -> str:
             parts.append(str(first) if first == last else f"{first}-{last}")
         first = last = number
     return ",".join(parts)
+
+
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+
+
+def canonical_uuid(raw: str) -> str | None:
+    """A UUID in lower case with its four hyphens, wherever the document put them; ``None`` where it is none."""
+    digits = raw.replace("-", "").replace(" ", "").strip()
+    if len(digits) != 32 or not _HEX_DIGITS.issuperset(digits):
+        return None
+    low = digits.lower()
+    return f"{low[:8]}-{low[8:12]}-{low[12:16]}-{low[16:20]}-{low[20:]}"

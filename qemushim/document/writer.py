@@ -46,7 +46,7 @@ def _write(node: Node, schema: Schema, indent: str, out: list[str]) -> None:
     out.append(f"{head}>\n")
     if schema.children and node.children:
         _write_children(node, schema, indent + "  ", out)
-    if len(out) == mark + 1:
+    if len(out) == mark + 1 and not schema.opened:
         out[mark] = f"{head}/>\n"
     else:
         out.append(f"{indent}</{node.tag}>\n")

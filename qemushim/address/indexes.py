@@ -1,0 +1,65 @@
+"""Indexes of controllers that have none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemushim.address.pcilayout import USB2_FUNCTIONS
+from qemushim.address.walk import number
+from qemushim.devices.base import Device
+from qemushim.machine.order import insert_device
+
+if TYPE_CHECKING:
+    from qemushim.context import Define
+
+
+def assign_controller_indexes(d: Define) -> None:
+    """The lowest unused index of the type; parts of one USB 2 controller share theirs."""
+    controllers = d.domain.lists["controller"]
+    if all(controller.node.get("index") is not None for controller in controllers):
+        return
+    used: dict[str, set[int]] = {}
+    for controller in controllers:
+        if controller.node.get("index") is not None:
+            used.setdefault(_type(controller), set()).add(number(controller.node, "index"))
+    low: dict[str, int] = {}
+    previous: Device | None = None
+    for controller in controllers:
+        kind = _type(controller)
+        if controller.node.get("index") is None:
+            index = _shared_index(controller, previous, controllers)
+            if index is None:
+                taken = used.setdefault(kind, set())
+                index = low.get(kind, 0)
+                while index in taken:
+                    index += 1
+                low[kind] = index
+                taken.add(index)
+            controller.node.set("index", index)
+        if kind == "usb":
+            previous = controller
+    _sort(controllers)
+
+
+def _type(controller: Device) -> str:
+    return controller.node.get("type") or "ide"
+
+
+def _shared_index(part: Device, previous: Device | None, controllers: list[Device]) -> int | None:
+    """The index of the USB 2 controller that this is one more part of."""
+    model = part.node.get("model")
+    if model not in USB2_FUNCTIONS or previous is None or previous.node.get("model") not in USB2_FUNCTIONS:
+        return None
+    index = number(previous.node, "index")
+    twin = any(
+        other.node.get("model") == model and other.node.get("index") == str(index) for other in controllers
+    )
+    return None if twin else index
+
+
+def _sort(controllers: list[Device]) -> None:
+    """With their indexes known, put them where they belong in the list."""
+    unsorted = controllers[:]
+    controllers.clear()
+    for controller in unsorted:
+        insert_device(controllers, controller)

@@ -1,0 +1,249 @@
+"""Which device sits in which PCI slot: the chipset's own, the user's, and then the rest in a fixed order.
+
+It is worked out twice.  The first time is a dry run, in which buses are added as they are needed; then the controllers
+that give those buses are written into the definition; the second time addresses are written.
+https://libvirt.org/pci-addresses.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.address.chipset import Chipset, chipset_of
+from qemushim.address.needs import Kind, Need, pci_need
+from qemushim.address.pci import Abilities, PciTree
+from qemushim.address.pcigroups import isolation_groups
+from qemushim.address.walk import (
+    devices_in_order,
+    index_of,
+    is_hostdev_interface,
+    pci_address,
+    wants_pci,
+    write_pci,
+)
+from qemushim.address.zpci import assign_zpci
+from qemushim.devices.address import PciAddress
+from qemushim.devices.base import Device
+from qemushim.devices.controller import Controller
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Define
+    from qemushim.machine.domain import Domain
+
+#: a function each for the parts of an ICH9 USB 2 controller, which share a slot
+USB2_FUNCTIONS = {"ich9-ehci1": 7, "ich9-uhci1": 0, "ich9-uhci2": 1, "ich9-uhci3": 2}
+#: the order in which devices without an address get one
+_ORDER: tuple[tuple[str, Callable[[Device], bool]], ...] = (
+    ("controller", lambda device: device.node.get("type") == "pci"),
+    ("filesystem", lambda device: True),
+    ("interface", lambda device: not is_hostdev_interface(device)),
+    ("sound", lambda device: True),
+    ("controller", lambda device: device.node.get("type") != "pci" and not _is_primary_ide(device)),
+    ("disk", lambda device: True),
+    ("interface", is_hostdev_interface),
+    *((tag, lambda device: True) for tag in (
+        *("hostdev", "memballoon", "rng", "watchdog", "video", "shmem", "input", "serial", "iommu", "vsock"),
+        *("memory", "crypto", "panic", "pstore"),
+    )),
+)  # fmt: skip
+
+
+def _is_primary_ide(device: Device) -> bool:
+    return device.node.get("type") == "ide" and index_of(device) == 0
+
+
+def in_assign_order(domain: Domain) -> Iterator[Device]:
+    for tag, want in _ORDER:
+        yield from (device for device in domain.lists[tag] if want(device))
+
+
+class PciLayout:
+    """One round of giving out PCI addresses."""
+
+    def __init__(self, d: Define) -> None:
+        self.d = d
+        self.domain = d.domain
+        self.controllers = pci_controllers(d.domain)
+        self.express = any(c.node.get("model") == "pcie-root" for c in self.controllers)
+        self.abilities = Abilities(d.board.is_pseries, d.emulator.flag("pcie-pci-bridge"))
+        self.groups = isolation_groups(d) if d.board.is_pseries else {}
+        self._needs: dict[int, Need] = {}
+
+    def need(self, device: Device) -> Need:
+        key = id(device)
+        found = self._needs.get(key)
+        if found is None:
+            found = pci_need(device, self.d, express=self.express, isolation=self.groups.get(key, 0))
+            self._needs[key] = found
+        return found
+
+    # -- a tree with everything that has its place ---------------------------------------------------------------
+
+    def tree(self, *, growing: bool = False) -> PciTree:
+        """The buses, with the devices that have an address in them."""
+        tree = self.bare_tree(growing=growing)
+        for device in devices_in_order(self.domain):
+            place = pci_address(device)
+            if place is not None and not _is_built_in(device, place):
+                need = self.need(device)
+                if need.kind is Kind.NONE:
+                    need = need._replace(kind=Kind.PCI)
+                tree.reserve(place, need, device.node)
+        return tree
+
+    def bare_tree(self, *, growing: bool = False) -> PciTree:
+        """The buses with nothing in them.  A number without a controller gets the controller it would be given."""
+        tree = PciTree(self.abilities, growing=growing)
+        known = {index_of(controller): controller for controller in self.controllers}
+        filler = (
+            "pci-root" if self.abilities.many_roots else "pcie-root-port" if self.express else "pci-bridge"
+        )
+        for number in range(max(known, default=-1) + 1):
+            controller = known.get(number)
+            if controller is None:
+                tree.add(filler if number else _ROOT_MODELS[self.express])
+            else:
+                hotplug = controller.node.value("target/@hotplug") != "off"
+                tree.add(controller.node.get("model") or "pci-bridge", hotplug=hotplug)
+        return tree
+
+    # -- the two rounds --------------------------------------------------------------------------------------------
+
+    def dry_run(self) -> None:
+        """Find out how many buses there must be, and add the controllers that give them."""
+        explicit = max((index_of(controller) for controller in self.controllers), default=-1)
+        tree = self.tree(growing=True)
+        self.reserve_chipset(tree)
+        if not self.express and not all(bus.is_full for bus in tree.buses):
+            # room for a bridge that a device plugged in later may need
+            tree.next(Need(Kind.PCI))
+        self.place_all(tree, write=False)
+        if self.express and explicit <= 0 and len(tree.buses) > explicit + 1:
+            # an empty port for a device plugged in later
+            tree.next(Need(Kind.PCIE, automatic=False, hotplug=True))
+        self.add_controllers(tree)
+
+    def add_controllers(self, tree: PciTree) -> None:
+        """A controller for each bus that has none.  It needs a slot itself, for which another bus may be added."""
+        known = {index_of(controller) for controller in self.controllers}
+        number = 1
+        while number < len(tree.buses):
+            if number not in known:
+                model = tree.buses[number].model
+                controller = self.domain.add(
+                    Controller, {"type": "pci", "index": str(number), "model": model}
+                )
+                need = self.need(controller)
+                if need.kind is not Kind.NONE and number not in tree.seated:
+                    tree.next(need, controller.node)
+            number += 1
+
+    def real_run(self) -> PciTree:
+        tree = self.tree()
+        self.reserve_chipset(tree)
+        self.place_all(tree, write=True)
+        if self.d.emulator.flag("zpci"):
+            assign_zpci(self.d)
+        return tree
+
+    def reserve_chipset(self, tree: PciTree) -> None:
+        chipset: Chipset | None = chipset_of(self.d.board)
+        if chipset is not None and tree.buses:
+            chipset.reserve(self, tree)
+
+    def place_all(self, tree: PciTree, *, write: bool) -> None:
+        for device in in_assign_order(self.domain):
+            if wants_pci(device):
+                self.place(tree, device, write=write)
+
+    def place(self, tree: PciTree, device: Device, *, write: bool) -> None:
+        """Find a slot for one device, if it is a PCI device at all."""
+        need = self.need(device)
+        if need.kind is Kind.NONE:
+            return
+        function = USB2_FUNCTIONS.get(device.node.get("model") or "") if device.tag == "controller" else None
+        if function is None:
+            place = tree.next(need, device.node)
+        else:
+            beside = self.usb2_slot(device)
+            if beside is None:
+                place = tree.next(need, device.node, function=function)
+            else:
+                place = beside._replace(function=function)
+                tree.reserve(place, need, device.node)
+        if write:
+            write_pci(device, place)
+
+    def usb2_slot(self, part: Device) -> PciAddress | None:
+        """Where another part of the same USB 2 controller sits."""
+        for other in self.domain.lists["controller"]:
+            if other.node.get("model") in USB2_FUNCTIONS and index_of(other) == index_of(part):
+                place = pci_address(other)
+                if place is not None:
+                    return place
+        return None
+
+
+#: whether there is PCI Express → model of the root
+_ROOT_MODELS = {True: "pcie-root", False: "pci-root"}
+
+
+def pci_controllers(domain: Domain) -> list[Device]:
+    return [device for device in domain.lists["controller"] if device.node.get("type") == "pci"]
+
+
+def _is_built_in(device: Device, place: PciAddress) -> bool:
+    """The IDE and USB functions of the PIIX chip, which the chipset reserves."""
+    if device.tag != "controller" or index_of(device):
+        return False
+    kind, model = device.node.get("type"), device.node.get("model")
+    if kind == "ide":
+        return place == PciAddress(0, 0, 1, 1)
+    return kind == "usb" and model in (None, "piix3-uhci") and place == PciAddress(0, 0, 1, 2)
+
+
+def assign_pci(d: Define) -> None:
+    """PCI addresses for all devices that want one; controllers for the buses that they need."""
+    if not d.board.has_pci:
+        return
+    layout = PciLayout(d)
+    if layout.controllers:
+        layout.dry_run()
+        layout.controllers = pci_controllers(d.domain)
+    layout.real_run()
+    set_multifunction(d.domain)
+    for controller in pci_controllers(d.domain):
+        place = pci_address(controller)
+        if controller.node.get("model") == "pci-bridge" and place is not None:
+            _check_below(controller, place)
+
+
+def set_multifunction(domain: Domain) -> None:
+    """Function 0 of a slot says so where there are more functions."""
+    first: dict[PciAddress, Device] = {}
+    shared: set[PciAddress] = set()
+    for device in devices_in_order(domain):
+        place = pci_address(device)
+        if place is None:
+            continue
+        if place.function:
+            shared.add(place._replace(function=0))
+        else:
+            first[place] = device
+    for place in shared & first.keys():
+        node = first[place].node.ensure("address")
+        node.attrib.setdefault("multifunction", "on")
+
+
+def _check_below(bridge: Device, place: PciAddress) -> None:
+    """A bridge is found by the guest behind a bus of a lower number only."""
+    index = index_of(bridge)
+    if index <= place.bus:
+        raise error.xml(
+            f"PCI controller at index {index} (0x{index:02x}) has bus='0x{place.bus:02x}', "
+            "but index must be larger than bus",
+            bridge.node,
+            "give the bridge a higher index, or a place on a bus of a lower number",
+        )

@@ -1,0 +1,127 @@
+"""What QEMU must be told of each PCI controller: its model name there, chassis, port and bus numbers.
+
+The numbers are visible to the guest, so they are written into the definition when it is made.
+https://libvirt.org/formatdomain.html#controllers
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemushim.address.pcilayout import pci_controllers
+from qemushim.address.walk import index_of, number, pci_address
+from qemushim.devices.base import Device
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Define
+
+#: model → QEMU's name of the device (the roots but pSeries' are part of the machine)
+MODEL_NAMES = {
+    "dmi-to-pci-bridge": "i82801b11-bridge",
+    "pci-bridge": "pci-bridge",
+    "pci-expander-bus": "pxb",
+    "pcie-expander-bus": "pxb-pcie",
+    "pcie-root-port": "pcie-root-port",
+    "pcie-switch-downstream-port": "xio3130-downstream",
+    "pcie-switch-upstream-port": "x3130-upstream",
+    "pcie-to-pci-bridge": "pcie-pci-bridge",
+}
+EXPANDERS = frozenset({"pci-expander-bus", "pcie-expander-bus"})
+#: bus numbers of expanders count down from here, two at a time (one for a bridge behind it)
+_LAST_BUS_NUMBER = 256
+_LAST_TARGET_INDEX = 31
+
+
+def complete_pci_options(d: Define) -> None:
+    """Fill in what the definition leaves out; check what needs the whole guest to be checked."""
+    controllers = pci_controllers(d.domain)
+    bus_numbers = [
+        number(target, "busNr")
+        for target in (controller.node.child("target") for controller in controllers)
+        if target is not None and target.get("busNr") is not None
+    ]
+    lowest = min(bus_numbers, default=_LAST_BUS_NUMBER)
+    indexes = {
+        number(target, "index")
+        for target in (controller.node.child("target") for controller in controllers)
+        if target is not None and target.get("index") is not None
+    }
+    for controller in controllers:
+        model = controller.node.get("model") or ""
+        name = _model_name(d, model)
+        if name:
+            controller.node.ensure("model").attrib.setdefault("name", name)
+        if model in EXPANDERS:
+            lowest = _complete_expander(d, controller, lowest)
+        elif model == "pci-root" and d.board.is_pseries:
+            _complete_target_index(controller, indexes)
+        else:
+            _complete_numbers(controller, model)
+
+
+def _model_name(d: Define, model: str) -> str:
+    if model == "pci-root":
+        return "spapr-pci-host-bridge" if d.board.is_pseries else ""
+    if model == "pcie-root-port" and not d.emulator.flag("pcie-root-port"):
+        return "ioh3420"
+    return MODEL_NAMES.get(model, "")
+
+
+def _complete_numbers(controller: Device, model: str) -> None:
+    place = pci_address(controller)
+    slot, function = (place.slot, place.function) if place is not None else (0, 0)
+    values: dict[str, str] = {}
+    match model:
+        case "pci-bridge":
+            values = {"chassisNr": str(index_of(controller))}
+        case "pcie-root-port":
+            values = {"chassis": str(index_of(controller)), "port": f"{slot * 8 + function:#x}"}
+        case "pcie-switch-downstream-port":
+            values = {"chassis": str(index_of(controller)), "port": f"{slot:#x}"}
+    for key, value in values.items():
+        controller.node.ensure("target").attrib.setdefault(key, value)
+
+
+def _complete_expander(d: Define, controller: Device, lowest: int) -> int:
+    """The number of an expander's bus, two below the lowest in use; which is returned."""
+    target = controller.node.ensure("target")
+    index = index_of(controller)
+    if target.get("busNr") is None:
+        if lowest <= 2:
+            raise error.internal(
+                "No free busNr lower than current lowest busNr is available to auto-assign to bus "
+                f"{index}. Must be manually assigned",
+                controller.node,
+                "give the expander buses a busNr each, further apart",
+            )
+        lowest -= 2
+        target.set("busNr", lowest)
+    cells = len(d.domain.node.find("cpu/numa").all("cell")) if d.domain.node.find("cpu/numa") else 0  # type: ignore[union-attr]
+    node = target.value("node")
+    if node is not None and int(node) >= cells:
+        raise error.xml(
+            f"{controller.node.get('model')} with index {index} is configured for a NUMA node ({node}) not present "
+            f"in the domain's <cpu><numa> array ({cells})",
+            controller.node,
+            "define the NUMA node in <cpu><numa>",
+        )
+    return lowest
+
+
+def _complete_target_index(controller: Device, used: set[int]) -> None:
+    """pSeries tells its host bridges apart by a number of their own; 0 is the one that is always there."""
+    target = controller.node.ensure("target")
+    if target.get("index") is not None:
+        return
+    index = 0
+    if index_of(controller):
+        index = next((i for i in range(1, _LAST_TARGET_INDEX) if i not in used), -1)
+        if index < 0:
+            raise error.internal(
+                f"No usable target index found for {_LAST_TARGET_INDEX}",
+                controller.node,
+                "there are at most 31",
+            )
+    used.add(index)
+    target.set("index", index)

@@ -1,0 +1,90 @@
+"""zPCI: an s390 guest knows a PCI device by a uid and a fid.  https://libvirt.org/pci-addresses.html#zpci-addresses"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemushim.address.numbers import Numbers
+from qemushim.address.walk import devices_in_order, number, pci_address
+from qemushim.devices.base import Device
+from qemushim.document.node import Node
+
+if TYPE_CHECKING:
+    from qemushim.context import Define
+
+#: serial devices are no zPCI devices, wherever they sit
+_WITHOUT = frozenset({"channel", "console", "parallel", "serial"})
+
+
+class ZpciIds:
+    """The uids and fids of one guest."""
+
+    def __init__(self) -> None:
+        # libvirt prints these numbers in octal
+        self.uids = Numbers(
+            1,
+            0xFFFF,
+            lambda n: f"internal error: zPCI uid {n:o} is already reserved",
+            "internal error: There is no more free uid.",
+        )
+        self.fids = Numbers(
+            0,
+            0xFFFFFFFF,
+            lambda n: f"internal error: zPCI fid {n:o} is already reserved",
+            "internal error: There is no more free fid.",
+        )
+
+    def reserve(self, zpci: Node) -> None:
+        """Take the ids that an element gives, and complete the half that it leaves out.
+
+        Raises ``AddressError`` where one is taken; then neither is.
+        """
+        uid, fid = zpci.get("uid"), zpci.get("fid")
+        if uid is not None:
+            self.uids.reserve(number(zpci, "uid"), zpci)
+        if fid is not None:
+            try:
+                self.fids.reserve(number(zpci, "fid"), zpci)
+            except Exception:
+                if uid is not None:
+                    self.uids.release(number(zpci, "uid"))
+                raise
+        self.next(zpci)
+
+    def next(self, zpci: Node) -> None:
+        """The lowest free ids, for what the element leaves out."""
+        if zpci.get("uid") is None:
+            zpci.set("uid", f"0x{self.uids.next(zpci):04x}")
+        if zpci.get("fid") is None:
+            zpci.set("fid", f"0x{self.fids.next(zpci):08x}")
+
+    def release(self, zpci: Node) -> None:
+        self.uids.release(number(zpci, "uid"))
+        self.fids.release(number(zpci, "fid"))
+
+
+def zpci_devices(d: Define) -> list[Device]:
+    return [
+        device for device in devices_in_order(d.domain) if device.tag not in _WITHOUT and pci_address(device)
+    ]
+
+
+def zpci_of(device: Device) -> Node | None:
+    """The element with the ids of a device; ``None`` where it gives none."""
+    zpci = device.node.find("address/zpci")
+    return zpci if zpci is not None and (zpci.get("uid") or zpci.get("fid")) else None
+
+
+def assign_zpci(d: Define) -> ZpciIds:
+    """Ids for every PCI device of the guest, those that the user gave first."""
+    ids = ZpciIds()
+    open_: list[Device] = []
+    for device in zpci_devices(d):
+        given = zpci_of(device)
+        if given is None:
+            open_.append(device)
+        else:
+            ids.reserve(given)
+    for device in open_:
+        ids.next(device.node.ensure("address/zpci"))
+    return ids

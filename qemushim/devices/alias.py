@@ -1,0 +1,159 @@
+"""QEMU's ids of devices.  https://libvirt.org/formatdomain.html#devices (``<alias>``)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from qemushim.devices.address import disk_index
+from qemushim.devices.base import Device
+from qemushim.devices.interface import Interface
+from qemushim.document.units import parse_unsigned
+
+if TYPE_CHECKING:
+    from qemushim.board import Board
+    from qemushim.context import Define
+
+#: the order in which devices get their ids, which matters where kinds share a counter
+_ORDER = (
+    *("disk", "interface", "filesystem", "sound", "hostdev", "redirdev", "video", "controller", "input"),
+    *("parallel", "serial", "channel", "console", "hub", "shmem", "smartcard", "watchdog", "memballoon"),
+    *("rng", "tpm", "memory", "vsock", "iommu", "crypto", "panic", "pstore"),
+)
+#: kinds numbered by their place in the list
+_LISTED = {
+    "channel": "channel",
+    "console": "console",
+    "hub": "hub",
+    "input": "input",
+    "parallel": "parallel",
+    "redirdev": "redir",
+    "serial": "serial",
+    "shmem": "shmem",
+    "smartcard": "smartcard",
+    "sound": "sound",
+    "tpm": "tpm",
+    "video": "video",
+    "watchdog": "watchdog",
+}
+#: kinds that take the number behind the highest so far
+_COUNTED = {"crypto": "crypto", "filesystem": "fs", "rng": "rng"}
+#: kinds of which there is one
+_SINGLE = {"iommu": "iommu0", "memballoon": "balloon0", "pstore": "pstore0", "vsock": "vsock0"}
+#: models of memory devices known by their slot, and those that are counted
+_SLOTTED_MEMORY = frozenset({"dimm", "nvdimm"})
+_MEMORY = {"sgx-epc": "epc", "virtio-mem": "virtiomem", "virtio-pmem": "virtiopmem"}
+
+
+def assign_aliases(d: Define) -> None:
+    """Give every device its id: the user's own (``ua-…``), else one made of its kind and a number."""
+    aliases = Aliases(d)
+    for tag in _ORDER:
+        for number, device in enumerate(d.domain.lists[tag]):
+            if not device.alias:
+                device.alias = device.user_alias or aliases.of(device, number)
+
+
+def assign_alias(device: Device, d: Define) -> None:
+    """The id of one device that is added to a guest whose other devices have theirs."""
+    number = next((n for n, other in enumerate(d.domain.lists[device.tag]) if other is device), 0)
+    device.alias = device.user_alias or Aliases(d).of(device, number)
+
+
+class Aliases:
+    """Names that are not taken yet, by what they begin with."""
+
+    def __init__(self, d: Define) -> None:
+        domain = d.domain
+        self.domain = domain
+        self.host = d.host
+        self._next: dict[str, int] = {}
+        self._narrow = {
+            _number(device, "index")
+            for device in domain.lists["controller"]
+            if device.node.get("type") == "scsi" and device.node.get("model") == "lsilogic"
+        }
+        self._makers: dict[str, Callable[[Device, int], str]] = {
+            "controller": lambda device, number: controller_name(device, domain.board),
+            "disk": lambda device, number: self._disk(device),
+            "hostdev": lambda device, number: self._count("hostdev", ("hostdev", "interface")),
+            "interface": lambda device, number: self._interface(device),
+            "memory": lambda device, number: self._memory(device),
+        }
+
+    def of(self, device: Device, number: int) -> str:
+        """The id of the device at a place in the list of its kind."""
+        tag = device.tag
+        if tag in _LISTED:
+            mirrors = tag == "console" and number == 0 and _mirrors_serial(device)
+            serials = self.domain.lists["serial"] if mirrors else []
+            return serials[0].alias if serials else f"{_LISTED[tag]}{number}"
+        if tag in _COUNTED:
+            return self._count(_COUNTED[tag], (tag,))
+        maker = self._makers.get(tag)
+        return maker(device, number) if maker is not None else _SINGLE.get(tag, "")
+
+    def _count(self, prefix: str, tags: tuple[str, ...]) -> str:
+        """The number behind the highest that a device of these kinds has."""
+        if prefix not in self._next:
+            known = [
+                int(device.alias[len(prefix) :])
+                for tag in tags
+                for device in self.domain.lists[tag]
+                if device.alias.startswith(prefix) and device.alias[len(prefix) :].isdigit()
+            ]
+            self._next[prefix] = max(known, default=-1) + 1
+        number = self._next[prefix]
+        self._next[prefix] = number + 1
+        return f"{prefix}{number}"
+
+    def _disk(self, disk: Device) -> str:
+        bus = disk.node.value("target/@bus") or ""
+        if disk.address_type != "drive":
+            return f"{bus}-disk{disk_index(disk.node.value('target/@dev') or '')}"
+        place = disk.node.ensure("address")
+        controller, channel, target, unit = (
+            parse_unsigned(place.get(name) or "0") for name in ("controller", "bus", "target", "unit")
+        )
+        if bus == "scsi" and controller not in self._narrow:
+            return f"scsi{controller}-{channel}-{target}-{unit}"
+        return f"{bus}{controller}-{channel}-{unit}"
+
+    def _interface(self, interface: Device) -> str:
+        if isinstance(interface, Interface) and interface.is_hostdev(self.host):
+            return self._count("hostdev", ("hostdev", "interface"))
+        return self._count("net", ("interface",))
+
+    def _memory(self, device: Device) -> str:
+        model = device.node.get("model") or ""
+        if model in _SLOTTED_MEMORY:
+            return f"{model}{parse_unsigned(device.node.value('address/@slot') or '0')}"
+        return self._count(_MEMORY.get(model, model), ("memory",))
+
+
+def _mirrors_serial(console: Device) -> bool:
+    return (console.node.value("target/@type") or "serial") == "serial"
+
+
+def _number(device: Device, name: str) -> int:
+    return parse_unsigned(device.node.get(name) or "0")
+
+
+def controller_name(controller: Device, board: Board) -> str:
+    """The id of a controller; the first of some types is part of the board, and has the name it has there."""
+    node = controller.node
+    kind, model, index = node.get("type") or "", node.get("model") or "", _number(controller, "index")
+    match kind:
+        case "pci":
+            if model == "pcie-root":
+                return f"pcie.{index}"
+            return f"pci.{index}" if board.has_pci_multibus else "pci"
+        case "ide" if index == 0 and board.has_builtin_ide:
+            return "ide"
+        case "sata" if index == 0 and board.is_q35:
+            return "ide"
+        case "usb" if index == 0:
+            return "usb"
+        case "scsi" if index == 0 and model == "ncr53c90":
+            return "scsi"
+    return f"{kind}{index}"

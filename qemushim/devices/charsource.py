@@ -1,0 +1,496 @@
+"""Character sources: what the host end of a serial port, channel, console, … is connected to.
+
+One element carries the kind of source in an attribute, ``<source>`` children, a ``<protocol>`` and a
+``<log>``; which element that is depends on the device.
+https://libvirt.org/formatdomain.html#consoles-serial-parallel-channel-devices
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option, Value, key_values, to_json
+from qemushim.devices.label import SourceLabel, complete_labels
+from qemushim.document.fields import Choice, Many, OnOff, Switch, Text, Unsigned
+from qemushim.document.item import Item
+from qemushim.document.node import Node
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build
+    from qemushim.devices.base import Device
+
+Properties = dict[str, Value]
+
+TYPES = (
+    *("null", "vc", "pty", "dev", "file", "pipe", "stdio", "udp", "tcp", "unix"),
+    *("spicevmc", "spiceport", "nmdm", "qemu-vdagent", "dbus"),
+)
+#: what QEMU speaks over TCP; libvirt's other words are for other hypervisors
+QEMU_PROTOCOLS = ("raw", "telnet")
+
+#: type → attributes of its ``<source>`` that are kept; a type that is not here has no ``<source>``
+_SOURCE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "dbus": ("channel",),
+    "dev": ("path",),
+    "file": ("path", "append"),
+    "nmdm": ("master", "slave"),
+    "pipe": ("path",),
+    "qemu-vdagent": (),
+    "spiceport": ("channel",),
+    "tcp": ("mode", "host", "service", "tls"),
+    "udp": ("mode", "host", "service"),
+    "unix": ("mode", "path"),
+}
+#: type → children of its ``<source>`` that are kept
+_SOURCE_CHILDREN: dict[str, tuple[str, ...]] = {
+    "dev": ("seclabel",),
+    "file": ("seclabel",),
+    "pipe": ("seclabel",),
+    "qemu-vdagent": ("clipboard", "mouse"),
+    "tcp": ("reconnect",),
+    "unix": ("seclabel", "reconnect"),
+}
+
+#: tag → how a display on D-Bus looks for it
+_DBUS_NAMES = {"redirdev": "org.qemu.usbredir"}
+
+
+class Source(Item):
+    """``<source>``: one end of a connection (a UDP source has two)."""
+
+    tag = "source"
+
+    mode = Choice("@mode", ("connect", "bind"), "connect")
+    path = Text("@path")
+    append = OnOff("@append")
+    host = Text("@host")
+    service = Text("@service")
+    tls = Switch("@tls")
+    channel = Text("@channel")
+    master = Text("@master")
+    slave = Text("@slave")
+    copypaste = Switch("clipboard/@copypaste")
+    mouse = Choice("mouse/@mode", ("server", "client"))
+    labels = Many("seclabel", SourceLabel)
+    reconnect_enabled = Switch("reconnect/@enabled")
+    reconnect_timeout = Unsigned("reconnect/@timeout", 0)
+
+    @property
+    def listens(self) -> bool:
+        return self.mode == "bind"
+
+    @property
+    def reconnect(self) -> int | None:
+        """Seconds after which a lost connection is tried again, 0 for never; ``None``: QEMU's own choice."""
+        if self.reconnect_enabled is None:
+            return None
+        return self.reconnect_timeout if self.reconnect_enabled else 0
+
+
+class CharSource(Item):
+    """The element that carries a source, whatever its tag.
+
+    Device classes declare these fields again at the place where their element has them.
+    """
+
+    type = Choice("@type", TYPES, "pty")
+    sources = Many("source", Source)
+    protocol = Choice("protocol/@type", ("raw", "telnet", "telnets", "tls"), "raw")
+    log_file = Text("log/@file")
+    log_append = OnOff("log/@append")
+
+    @property
+    def source(self) -> Source:
+        """The ``<source>``; an empty one where the element has none."""
+        found = self.node.child("source")
+        return Source(found if found is not None else Node("source", line=self.node.line))
+
+    def end(self, mode: str) -> Source | None:
+        """The end of a UDP source that connects or binds."""
+        return next((source for source in self.sources if source.mode == mode), None)
+
+
+# -- definition ------------------------------------------------------------------------------------
+
+
+def complete_source(node: Node) -> None:
+    """Write the type, and keep of the sources what the type has a use for."""
+    source = CharSource(node)
+    kind = source.type
+    node.set("type", kind)
+    if kind == "dbus" and node.tag in _DBUS_NAMES and not source.source.channel:
+        node.ensure("source").set("channel", _DBUS_NAMES[node.tag])
+    sources = node.all("source")
+    for element in sources:
+        node.remove(element)
+    for element in _kept(kind, sources):
+        keep = _SOURCE_ATTRIBUTES[kind]
+        element.attrib = {name: value for name, value in element.attrib.items() if name in keep}
+        element.children = [
+            child for child in element.children if child.tag in _SOURCE_CHILDREN.get(kind, ())
+        ]
+        complete_labels(element)
+        if "mode" in keep:
+            element.set("mode", Source(element).mode)
+        node.append(element)
+    if kind == "tcp":
+        source.protocol = source.protocol
+    else:
+        node.discard("protocol")
+    if not source.log_file:
+        node.discard("log")
+
+
+def _kept(kind: str, sources: list[Node]) -> list[Node]:
+    """The sources that count: of several the last, for UDP the last of each end, binding first."""
+    if kind not in _SOURCE_ATTRIBUTES:
+        return []
+    if kind == "unix":
+        # without a path there is nothing to say, but reconnecting (which a check refuses) must not get lost
+        return [s for s in sources[-1:] if s.get("path") or s.child("reconnect") is not None]
+    if kind != "udp":
+        return sources[-1:]
+    ends = {Source(element).mode: element for element in sources}
+    return [
+        ends[mode]
+        for mode in ("bind", "connect")
+        if mode in ends and {"host", "service"} & ends[mode].attrib.keys()
+    ]
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def check_source(node: Node, *, path_optional: bool = False) -> None:
+    """Raise ``ConfigError`` where a source lacks what its type needs.
+
+    ``path_optional``: the path of a UNIX socket may be left to the host.
+    """
+    source = CharSource(node)
+    kind = source.type
+    if kind == "udp":
+        connect = source.end("connect")
+        if connect is None or not connect.service:
+            raise _missing("service", node)
+    elif kind == "nmdm":
+        raise error.unsupported(
+            "unsupported chardev 'nmdm'", node, "QEMU has no null modems; use 'pty' or 'unix'"
+        )
+    elif not (kind == "unix" and path_optional):
+        for attribute in _REQUIRED.get(kind, ()):
+            if not source.source.node.get(attribute):
+                raise _missing(attribute, node)
+    if kind in ("tcp", "unix"):
+        _check_reconnect(source.source, node)
+    if kind == "tcp" and source.protocol not in QEMU_PROTOCOLS:
+        raise error.unsupported(
+            f"tcp chardev protocol '{source.protocol}' not supported",
+            node,
+            f"one of: {', '.join(QEMU_PROTOCOLS)}",
+        )
+
+
+#: type → attributes of ``<source>`` that it can not do without
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "dbus": ("channel",),
+    "dev": ("path",),
+    "file": ("path",),
+    "pipe": ("path",),
+    "spiceport": ("channel",),
+    "tcp": ("host", "service"),
+    "unix": ("path",),
+}
+
+
+def _missing(attribute: str, node: Node) -> Exception:
+    return error.internal(
+        f"Missing source {attribute} attribute for char device", node, f"add <source {attribute}='…'/>"
+    )
+
+
+def _check_reconnect(source: Source, node: Node) -> None:
+    if not source.reconnect_enabled:
+        return
+    if source.listens:
+        raise error.internal(
+            "chardev reconnect is possible only for connect mode",
+            node,
+            "remove <reconnect>, or use mode='connect'",
+        )
+    if source.reconnect_timeout == 0:
+        raise error.argument("chardev reconnect source timeout cannot be '0'", node, "seconds from 1")
+
+
+# -- file descriptors ------------------------------------------------------------------------------
+
+
+def prepare_chardevs(b: Build) -> None:
+    """Count the fd sets of files that libvirt opens, in the order in which it prepares devices."""
+    sets: dict[tuple[int, str], int] = {}
+    for node in _source_nodes(b):
+        source = CharSource(node)
+        if node.get("type") == "file":
+            sets[id(node), "source"] = b.new_fd_set()
+        if source.log_file:
+            sets[id(node), "log"] = b.new_fd_set()
+    b.notes["fd sets of character devices"] = sets
+
+
+def _source_nodes(b: Build) -> Iterator[Node]:
+    lists = b.domain.lists
+    for tag in ("smartcard", "serial", "parallel", "channel", "console"):
+        for number, device in enumerate(lists[tag]):
+            if tag != "console" or not is_mirror(b, device, number):
+                yield device.node
+    for device in lists["rng"]:
+        yield from device.node.all("backend")
+    for tag in ("shmem", "redirdev"):
+        for device in lists[tag]:
+            yield device.node
+
+
+def is_mirror(b: Build, console: Device, number: int) -> bool:
+    """Whether a console is the first serial port under another name."""
+    return (
+        number == 0
+        and (console.node.value("target/@type") or "serial") == "serial"
+        and bool(b.domain.lists["serial"])
+    )
+
+
+def _fd_set(b: Build, node: Node, part: str, number: int, user: str, path: str) -> tuple[str, Option]:
+    """The path of a file behind an fd set, and the option that fills the set."""
+    sets: dict[tuple[int, str], int] = b.notes["fd sets of character devices"]
+    fd_set = sets[id(node), part]
+    given = b.pass_fd(number, "file", path, user)
+    return f"/dev/fdset/{fd_set}", b.add_fd(fd_set, given, f"{user}-{part}", node)
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Backend:
+    """One ``-chardev``: as ``key=value`` and as QMP would have it."""
+
+    kind: str
+    flat: Properties
+    nested: Properties
+
+
+def chardev_options(device: Device, node: Node, b: Build, chardev_id: str) -> Iterator[Option]:
+    """The ``-chardev`` of a device, behind the secrets, credentials and descriptors that it needs.
+
+    ``node``: the element that carries the source.
+    """
+    source = CharSource(node)
+    kind = source.type
+    tls = None
+    if kind == "tcp" and _wants_tls(source.source, b):
+        tls = f"obj{chardev_id}_tls0"
+        yield from _tls_options(source, b, chardev_id)
+    path = source.source.path or ""
+    if kind == "file":
+        path, opened = _fd_set(b, node, "source", b.host.descriptors.file_source, device.alias, path)
+        yield opened
+    log: Properties = {}
+    if source.log_file:
+        log_path, opened = _fd_set(b, node, "log", b.host.descriptors.file_log, device.alias, source.log_file)
+        yield opened
+        # the file is opened and, where asked for, emptied before QEMU sees it
+        log = {"logfile": log_path, "logappend": True}
+    backend = _BACKENDS[kind](_Need(b, device, source, chardev_id, path, tls))
+    backend.flat.update(log)
+    backend.nested.update(log)
+    yield _option(b, backend, chardev_id, node, f"the host end of {device.alias}")
+
+
+def socket_chardev(
+    b: Build, chardev_id: str, path: str, source: Node, *, server: bool = False, reconnect: int | None = None
+) -> Option:
+    """A UNIX socket that QEMU opens by its path; where QEMU is the server it waits for the client.
+
+    ``reconnect``: see ``Source.reconnect``.
+    """
+    again = _reconnect(b, reconnect)
+    flat: Properties = {"path": path, **({"server": True} if server else {}), **again}
+    nested: Properties = {"addr": {"type": "unix", "data": {"path": path}}, "server": server, **again}
+    return _option(b, Backend("socket", flat, nested), chardev_id, source, "a socket that QEMU opens")
+
+
+def fd_chardev(
+    b: Build, chardev_id: str, fd: int, source: Node | None = None, *, listens: bool = False
+) -> Option:
+    """A UNIX socket that is passed to QEMU."""
+    server: Properties = {"server": True, "wait": False} if listens else {}
+    nested: Properties = {
+        "addr": {"type": "fd", "data": {"str": str(fd)}},
+        **({"wait": False, "server": True} if listens else {"server": False}),
+    }
+    return _option(
+        b, Backend("socket", {"fd": fd, **server}, nested), chardev_id, source, "a socket that is passed"
+    )
+
+
+def _option(b: Build, backend: Backend, chardev_id: str, source: Node | None, rule: str) -> Option:
+    if b.emulator.flag("chardev.json"):
+        given: Properties = {"id": chardev_id, "backend": {"type": backend.kind, "data": backend.nested}}
+        return Option("-chardev", to_json(given), source, rule)
+    return Option("-chardev", key_values({"id": chardev_id, **backend.flat}, backend.kind), source, rule)
+
+
+def _wants_tls(source: Source, b: Build) -> bool:
+    return b.host.config.chardev_tls if source.tls is None else source.tls
+
+
+def _tls_options(source: CharSource, b: Build, chardev_id: str) -> Iterator[Option]:
+    config = b.host.config
+    password = None
+    if config.chardev_tls_x509_secret_uuid:
+        password = f"{chardev_id}-secret0"
+        yield b.secret(password, b.host.find_secret("tls", config.chardev_tls_x509_secret_uuid), source.node)
+    listens = source.source.listens
+    yield b.tls_credentials(
+        f"obj{chardev_id}_tls0",
+        config.chardev_tls_x509_cert_dir,
+        server=listens,
+        verify=config.chardev_tls_x509_verify if listens else True,
+        password=password,
+        source=source.node,
+    )
+
+
+def _reconnect(b: Build, seconds: int | None) -> Properties:
+    """QEMU 9.2 counts in milliseconds."""
+    if seconds is None:
+        return {}
+    if b.emulator.qapi("chardev-add/arg-type/backend/+socket/data/reconnect-ms"):
+        return {"reconnect-ms": seconds * 1000}
+    return {"reconnect": seconds}
+
+
+@dataclass(slots=True)
+class _Need:
+    """What a back end is made from."""
+
+    b: Build
+    device: Device
+    source: CharSource
+    chardev_id: str
+    #: of the file that is open, or the source's own
+    path: str
+    #: credentials of a TCP connection
+    tls: str | None
+
+
+def _plain(need: _Need) -> Backend:
+    return Backend(need.source.type, {}, {})
+
+
+def _file(need: _Need) -> Backend:
+    return Backend("file", {"path": need.path, "append": True}, {"out": need.path, "append": True})
+
+
+def _pipe(need: _Need) -> Backend:
+    return Backend("pipe", {"path": need.path}, {"device": need.path})
+
+
+def _host_device(need: _Need) -> Backend:
+    kind = "parallel" if need.chardev_id.startswith("charparallel") else "serial"
+    return Backend(kind, {"path": need.path}, {"device": need.path})
+
+
+def _unix(need: _Need) -> Backend:
+    b, source = need.b, need.source.source
+    if source.listens or not need.path:
+        path = need.path or channel_path(b, need.source.node)
+        fd = b.pass_fd(b.host.descriptors.unix_listen, "listen", path, need.device.alias)
+        flat: Properties = {"fd": fd, "server": True, "wait": False}
+        return Backend("socket", flat, {"addr": _address("fd", str=str(fd)), "wait": False, "server": True})
+    again = _reconnect(b, source.reconnect)
+    nested: Properties = {"addr": _address("unix", path=need.path), "server": False, **again}
+    return Backend("socket", {"path": need.path, **again}, nested)
+
+
+def _tcp(need: _Need) -> Backend:
+    source = need.source.source
+    telnet = need.source.protocol == "telnet"
+    end: dict[str, str] = {"host": source.host or "", "port": source.service or ""}
+    tls: Properties = {"tls-creds": need.tls} if need.tls else {}
+    again = _reconnect(need.b, source.reconnect)
+    wait: Properties = {"wait": False} if source.listens else {}
+    server: Properties = {"server": True, **wait} if source.listens else {}
+    flat: Properties = {**end, **({"telnet": True} if telnet else {}), **server, **again, **tls}
+    spoken: Properties = {**wait, "telnet": telnet, "server": source.listens}
+    return Backend("socket", flat, {"addr": _address("inet", **end), **spoken, **tls, **again})
+
+
+def _udp(need: _Need) -> Backend:
+    remote, local = need.source.end("connect"), need.source.end("bind")
+    host, port = (remote.host or "", remote.service or "") if remote else ("", "")
+    flat: Properties = {"host": host, "port": port, "localaddr": "", "localport": "0"}
+    nested: Properties = {"remote": _address("inet", host=host, port=port)}
+    if local is not None:
+        flat["localaddr"] = local.host or ""
+        flat["localport"] = local.service or "0"
+        nested["local"] = _address("inet", host=local.host or "", port=local.service or "")
+    return Backend("udp", flat, nested)
+
+
+#: what goes through a SPICE channel, by the device that uses it
+_SPICE_NAMES = {"channel": "vdagent", "redirdev": "usbredir", "smartcard": "smartcard"}
+
+
+def _spicevmc(need: _Need) -> Backend:
+    name = _SPICE_NAMES.get(need.device.tag, "vdagent")
+    return Backend("spicevmc", {"name": name}, {"type": name})
+
+
+def _spiceport(need: _Need) -> Backend:
+    channel = need.source.source.channel or ""
+    return Backend("spiceport", {"name": channel}, {"fqdn": channel})
+
+
+def _dbus(need: _Need) -> Backend:
+    channel = need.source.source.channel or ""
+    return Backend("dbus", {"name": channel}, {"name": channel})
+
+
+def _vdagent(need: _Need) -> Backend:
+    source = need.source.source
+    given: Properties = {}
+    if source.copypaste is not None:
+        given["clipboard"] = source.copypaste
+    if source.mouse is not None:
+        given["mouse"] = source.mouse == "client"
+    return Backend("qemu-vdagent", {"name": "vdagent", **given}, dict(given))
+
+
+_BACKENDS: dict[str, Callable[[_Need], Backend]] = {
+    "dbus": _dbus,
+    "dev": _host_device,
+    "file": _file,
+    "null": _plain,
+    "pipe": _pipe,
+    "pty": _plain,
+    "qemu-vdagent": _vdagent,
+    "spiceport": _spiceport,
+    "spicevmc": _spicevmc,
+    "stdio": _plain,
+    "tcp": _tcp,
+    "udp": _udp,
+    "unix": _unix,
+    "vc": _plain,
+}
+
+
+def _address(kind: str, **data: str) -> Value:
+    return {"type": kind, "data": data}
+
+
+def channel_path(b: Build, node: Node) -> str:
+    """The socket of a channel that leaves its path to the host."""
+    return f"{b.host.paths.channel}/{b.short_name}/{node.value('target/@name') or 'unknown.sock'}"

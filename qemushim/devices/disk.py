@@ -1,0 +1,343 @@
+"""``<disk>``: what the guest sees as a drive.
+
+https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option
+from qemushim.devices.address import DriveAddress, disk_index
+from qemushim.devices.base import Device
+from qemushim.devices.block_image import Settings, image_of
+from qemushim.devices.block_limits import Limits
+from qemushim.devices.disk_check import check_disk
+from qemushim.devices.disk_frontend import floppy_options, options_of
+from qemushim.devices.storage import (
+    FORMATS,
+    TYPES,
+    Auth,
+    BackingStore,
+    Encryption,
+    Positive,
+    Source,
+)
+from qemushim.devices.storage_define import (
+    complete_auth,
+    complete_backing,
+    complete_encryption,
+    complete_metadata_cache,
+    complete_source,
+)
+from qemushim.document.fields import Choice, Many, One, OnOff, Present, Switch, Text, Unsigned
+from qemushim.document.item import Item
+from qemushim.document.node import Node
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build, Define
+
+#: start of a target's name → the bus where the document does not say
+PREFIXES = {"fd": "", "hd": "ide", "sd": "scsi", "vd": "virtio", "xvd": "xen", "ubd": "uml"}
+BUSES = ("ide", "fdc", "scsi", "virtio", "xen", "usb", "uml", "sata", "sd")
+#: bus with drive addresses → how many units one of its buses has, how many buses a controller
+_GEOMETRY = {"fdc": (2, 1), "ide": (2, 2), "sata": (6, 1), "scsi": (7, 1)}
+
+
+def drive_address_of(bus: str, index: int) -> DriveAddress | None:
+    """Where the drive number ``index`` of a bus sits; ``None`` for a bus without drive addresses."""
+    shape = _GEOMETRY.get(bus)
+    if shape is None:
+        return None
+    units, buses = shape
+    controller, rest = divmod(index, units * buses)
+    return DriveAddress(controller, rest // units, 0, rest % units)
+
+
+class VirtQueue(Item):
+    tag = "queue"
+    id = Unsigned("@id", 0)
+
+
+class DiskIothread(Item):
+    """``<iothread>``: an I/O thread and the queues that it serves."""
+
+    tag = "iothread"
+    id = Unsigned("@id", 0)
+    queues = Many("queue", VirtQueue)
+
+
+class DiskDriver(Item):
+    """``<driver>``: the image's format, and how QEMU treats it."""
+
+    tag = "driver"
+    name_ = Text("@name")
+    format = Choice("@type", (*FORMATS, "aio"))
+    cache = Choice("@cache", ("default", "none", "writethrough", "writeback", "directsync", "unsafe"))
+    error_policy = Choice("@error_policy", ("default", "stop", "report", "ignore", "enospace"))
+    rerror_policy = Choice("@rerror_policy", ("default", "stop", "report", "ignore"))
+    io = Choice("@io", ("native", "threads", "io_uring"))
+    ioeventfd = OnOff("@ioeventfd")
+    event_idx = OnOff("@event_idx")
+    copy_on_read = OnOff("@copy_on_read")
+    discard = Choice("@discard", ("unmap", "ignore"))
+    iothread = Unsigned("@iothread")
+    detect_zeroes = Choice("@detect_zeroes", ("off", "on", "unmap"))
+    discard_no_unref = OnOff("@discard_no_unref")
+    queues = Positive("@queues")
+    queue_size = Positive("@queue_size")
+    iommu = OnOff("@iommu")
+    ats = OnOff("@ats")
+    packed = OnOff("@packed")
+    page_per_vq = OnOff("@page_per_vq")
+    metadata_cache = Unsigned("metadata_cache/max_size")
+    metadata_cache_unit = Text("metadata_cache/max_size/@unit")
+    iothreads = Many("iothreads/iothread", DiskIothread)
+
+
+class ThrottleFilter(Item):
+    tag = "throttlefilter"
+    group = Text("@group")
+
+
+class Removable(OnOff[bool | None]):
+    """A SCSI disk may be removable too, but libvirt writes it for USB disks alone."""
+
+    def canonical(self, raw: str, node: Node) -> str | None:
+        return super().canonical(raw, node) if node.get("bus") == "usb" else None
+
+
+class Disk(Device):
+    """One drive.  Its images are ``block_image.Image``\\ s, once a command line is made."""
+
+    tag = "disk"
+
+    type = Choice("@type", TYPES, "file")
+    device = Choice("@device", ("disk", "cdrom", "floppy", "lun"), "disk")
+    model = Choice("@model", ("virtio", "virtio-transitional", "virtio-non-transitional"))
+    rawio = Switch("@rawio")
+    sgio = Choice("@sgio", ("filtered", "unfiltered"))
+    snapshot = Choice("@snapshot", ("no", "internal", "external", "manual"))
+    driver = One("driver", DiskDriver)
+    auth = One("auth", Auth)
+    source = One("source", Source)
+    backing = One("backingStore", BackingStore, keep_empty=True)
+    backend_domain = Text("backenddomain/@name")
+    cylinders = Unsigned("geometry/@cyls")
+    heads = Unsigned("geometry/@heads")
+    sectors = Unsigned("geometry/@secs")
+    translation = Choice("geometry/@trans", ("default", "none", "auto", "lba"))
+    logical_block_size = Positive("blockio/@logical_block_size")
+    physical_block_size = Positive("blockio/@physical_block_size")
+    discard_granularity = Unsigned("blockio/@discard_granularity")
+    target = Text("target/@dev", "")
+    bus = Choice("target/@bus", BUSES, "")
+    tray = Choice("target/@tray", ("open", "closed"))
+    removable = Removable("target/@removable")
+    rotation_rate = Positive("target/@rotation_rate")
+    limits = One("iotune", Limits)
+    throttle_filters = Many("throttlefilters/throttlefilter", ThrottleFilter)
+    readonly = Present("readonly")
+    shareable = Present("shareable")
+    transient = Present("transient")
+    share_backing = Switch("transient/@shareBacking")
+    serial = Text("serial")
+    wwn = Text("wwn")
+    vendor = Text("vendor")
+    product = Text("product")
+    encryption = One("encryption", Encryption)
+
+    @property
+    def is_empty(self) -> bool:
+        """No medium: there is no source, or it says nothing of where the bytes are."""
+        source = self.node.child("source")
+        return source is None or image_of(self.type, "", source, Settings(), readonly=False).is_empty
+
+    @property
+    def path(self) -> str:
+        """The path of the image, or its name at the server; ``""`` where it has none."""
+        source = self.node.child("source")
+        return (source.get(_PATHS.get(self.type, "file")) or "") if source is not None else ""
+
+    @property
+    def target_number(self) -> int:
+        """The number of the drive by its target's name: ``sda`` is 0."""
+        return disk_index(self.target)
+
+    # -- defaults ----------------------------------------------------------------------------------
+
+    def complete(self, d: Define) -> None:
+        node = self.node
+        node.attrib.setdefault("device", "disk")
+        source = node.child("source")
+        if source is None or "type" not in node.attrib:
+            node.set("type", "file")
+        self._complete_source(source)
+        self._complete_driver()
+        self._complete_target()
+        self._complete_small()
+        if node.child("iotune") is not None:
+            self._share_limits(d)
+        self._assign_address(d)
+
+    def _complete_source(self, source: Node | None) -> None:
+        node = self.node
+        for tag, complete in (("auth", complete_auth), ("encryption", complete_encryption)):
+            own = node.child(tag)
+            if own is None:
+                continue
+            if source is not None and source.child(tag) is not None:
+                raise error.unsupported(
+                    f"an <{tag}> definition already found for disk source", own, "give it below <source> only"
+                )
+            complete(own)
+        if source is not None:
+            complete_source(source, self.type)
+        backing = node.child("backingStore")
+        if backing is not None:
+            complete_backing(backing)
+        node.discard("mirror")
+
+    def _complete_driver(self) -> None:
+        node = self.node
+        driver = node.child("driver")
+        if driver is None:
+            driver = Node("driver", line=node.line)
+            node.children.insert(0, driver)
+        given = driver.attrib
+        given.setdefault("name", "qemu")
+        if given.get("type") in (None, "aio") and self.type != "volume":
+            given["type"] = "raw"
+        if "default" in given.values():
+            driver.drop(*(name for name in _DEFAULTABLE if given.get(name) == "default"))
+        if driver.children:
+            complete_metadata_cache(driver)
+
+    def _complete_target(self) -> None:
+        node, target = self.node, self.node.child("target")
+        if target is None or not target.get("dev"):
+            raise _no_target(self)
+        name = target.attrib["dev"]
+        if name.startswith("ioemu:"):
+            target.set("dev", name.removeprefix("ioemu:"))
+        if not target.get("bus"):
+            target.set("bus", _default_bus(self.device, self.target))
+        if target.get("tray") == "closed":
+            target.drop("tray")
+        if self.device == "cdrom":
+            node.ensure("readonly")
+
+    def _complete_small(self) -> None:
+        node = self.node
+        if self.type == "vhostuser":
+            node.attrib.setdefault("snapshot", "no")
+        if node.get("snapshot") == "no" and node.child("readonly") is not None:
+            # nothing else can be done with an image that is never written
+            node.drop("snapshot")
+        geometry = node.child("geometry")
+        if geometry is not None and geometry.get("trans") == "default":
+            geometry.drop("trans")
+        filters = node.child("throttlefilters")
+        if filters is not None and not filters.all("throttlefilter"):
+            node.remove(filters)
+
+    def _share_limits(self, d: Define) -> None:
+        """Limits that name only a group are those of the group's first disk that has some."""
+        limits = self.limits
+        if not limits.group_name or limits.values():
+            return
+        for other in d.domain.all(Disk):
+            theirs = other.limits
+            if theirs is not None and theirs.group_name == limits.group_name and theirs.values():
+                for name, value in theirs.values().items():
+                    setattr(limits, name, value)
+                return
+
+    def _assign_address(self, d: Define) -> None:
+        """A drive that names no address sits where its target's name says."""
+        address = self.node.child("address")
+        if address is not None and address.attrib:
+            if address.get("type") == "drive":
+                for name in ("controller", "bus", "target", "unit"):
+                    address.attrib.setdefault(name, "0")
+            return
+        index = disk_index(self.target)
+        if index < 0:
+            raise error.xml(
+                f"Unknown disk name '{self.target}' and no address specified",
+                self.node.child("target"),
+                "name it like the kernel would: sda, vdb, hdc",
+            )
+        place = drive_address_of(self.bus, index)
+        if place is None:
+            return
+        if self.bus == "scsi" and _hostdev_sits_at(d, place):
+            raise error.unsupported(
+                f"using disk target name '{self.target}' conflicts with SCSI host device address "
+                f"controller='{place.controller}' bus='{place.bus}' target='{place.target}' "
+                f"unit='{place.unit}",
+                self.node,
+                "give one of the two another address",
+            )
+        self.set_address("drive", **place._asdict())
+
+    # -- checks and options ------------------------------------------------------------------------
+
+    def check(self, d: Define) -> None:
+        check_disk(self, d)
+
+    def options(self, b: Build) -> Iterator[Option]:
+        yield from options_of(self, b)
+
+
+#: type of source → the attribute that says where the bytes are
+_PATHS = {
+    "file": "file",
+    "block": "dev",
+    "dir": "dir",
+    "network": "name",
+    "vhostuser": "path",
+    "vhostvdpa": "dev",
+}
+#: attributes of ``<driver>`` whose word ``default`` is not stored
+_DEFAULTABLE = ("cache", "error_policy", "rerror_policy")
+
+
+def _default_bus(device: str, target: str) -> str:
+    if device == "floppy":
+        return "fdc"
+    return next((bus for prefix, bus in PREFIXES.items() if bus and target.startswith(prefix)), "ide")
+
+
+def _no_target(disk: Disk) -> Exception:
+    source = disk.source
+    if disk.type == "volume" and source is not None:
+        what = f"pool = '{source.pool}', volume = '{source.volume}'"
+    else:
+        what = disk.path
+    message = (
+        f"missing target information for device {what}" if what else "missing target information for device"
+    )
+    return error.plain(message, disk.node, "<target dev='vda'/>")
+
+
+def _hostdev_sits_at(d: Define, place: DriveAddress) -> bool:
+    """Whether the document itself put a SCSI device of the host at a drive address."""
+    for device in d.domain.lists["hostdev"]:
+        if device.node.get("type") == "scsi" and device.address_type == "drive":
+            address = device.address
+            if address is not None and address.drive == place:
+                return True
+    return False
+
+
+def disk_options(b: Build) -> Iterator[Option]:
+    """Every disk, with the floppy controller before the first."""
+    yield from floppy_options(b)
+    for device in b.domain.lists["disk"]:
+        yield from device.options(b)
+
+
+__all__ = ["Disk", "DiskDriver", "disk_options", "drive_address_of"]

@@ -1,0 +1,371 @@
+"""What a disk can not be: refused in libvirt's words, in the order in which libvirt looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from qemushim.devices.sharedmem import require_shared_memory
+from qemushim.devices.storage_check import check_chain
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Define
+    from qemushim.devices.disk import Disk, DiskDriver
+
+#: bus → the types of addresses that its disks can have
+ADDRESS_TYPES = {
+    "fdc": ("drive",),
+    "ide": ("drive",),
+    "sata": ("drive",),
+    "scsi": ("drive",),
+    "usb": ("usb",),
+    "virtio": ("pci", "ccw", "virtio-mmio", "virtio-s390"),
+}
+#: how long a product's name may be, by bus
+PRODUCT_LENGTHS = {"scsi": 16, "ide": 40, "sata": 40}
+VENDOR_LENGTH = 8
+#: options of ``<driver>`` that only virtio devices have
+_VIRTIO_OPTIONS = ("iommu", "ats", "packed", "page_per_vq")
+#: formats that one image at a time can hold the state of
+_SHAREABLE_FORMATS = frozenset({"raw", "fat"})
+
+
+def check_disk(disk: Disk, d: Define) -> None:
+    """Raise ``ConfigError`` where the disk can not be had."""
+    for check in _CHECKS:
+        check(disk, d)
+
+
+# -- what any hypervisor would refuse ---------------------------------------------------------------
+
+
+def _vhost_user(disk: Disk, d: Define) -> None:
+    if disk.type != "vhostuser":
+        return
+    if disk.bus != "virtio":
+        raise error.unsupported(
+            "vhostuser disk supports only virtio bus", disk.node, "<target bus='virtio'/>"
+        )
+    require_shared_memory("vhostuser", d.domain, disk.node)
+    if disk.snapshot != "no":
+        raise error.unsupported("Only snapshot='no' is supported with vhostuser disk", disk.node)
+    driver = disk.driver
+    refused: tuple[tuple[object, str], ...] = (
+        (disk.wwn, "wwn"),
+        (disk.serial, "serial"),
+        (disk.limits, "iotune"),
+        (disk.transient, "transient"),
+        (driver and driver.discard, "discard"),
+        (driver and driver.cache, "cache"),
+        (driver and driver.io, "io"),
+        (driver and driver.copy_on_read, "copy_on_read"),
+        (driver and driver.error_policy, "error_policy"),
+        (driver and driver.rerror_policy, "rerror_policy"),
+        (driver and driver.detect_zeroes, "detect_zeroes"),
+    )
+    for given, name in refused:
+        if given:
+            raise error.unsupported(f"{name} is not supported with vhostuser disk", disk.node)
+
+
+def _policies(disk: Disk, d: Define) -> None:
+    if (disk.rawio is not None or disk.sgio) and disk.device != "lun":
+        raise error.xml("rawio or sgio can be used only with device='lun'", disk.node)
+    driver = disk.driver
+    if driver is None:
+        return
+    for name in _VIRTIO_OPTIONS:
+        if name in driver.node.attrib and disk.bus != "virtio":
+            raise error.unsupported(f"{name} driver option is only supported for virtio devices", driver.node)
+    if disk.bus != "virtio":
+        _no_virtio_queues(disk, driver)
+    if driver.copy_on_read and disk.readonly:
+        raise error.unsupported(
+            f"copy_on_read is not compatible with read-only disk '{disk.target}'", driver.node
+        )
+    if driver.copy_on_read and disk.device in ("cdrom", "floppy"):
+        raise error.unsupported(
+            f"copy_on_read is not supported with removable disk '{disk.target}'", driver.node
+        )
+
+
+def _no_virtio_queues(disk: Disk, driver: DiskDriver) -> None:
+    if disk.model is not None:
+        raise error.unsupported(
+            f"disk model '{disk.model}' not supported for bus '{disk.bus}'",
+            disk.node,
+            "only virtio disks have models",
+        )
+    for name, message in (
+        ("ioeventfd", "disk ioeventfd mode supported only for virtio bus"),
+        ("event_idx", "disk event_idx mode supported only for virtio bus"),
+        ("queues", "queues attribute in disk driver element is only supported by virtio-blk"),
+        ("queue_size", "queue_size attribute in disk driver element is only supported by virtio-blk"),
+    ):
+        if name in driver.node.attrib:
+            raise error.unsupported(message, driver.node)
+
+
+def _limits(disk: Disk, d: Define) -> None:
+    if disk.limits is not None:
+        disk.limits.check()
+    if disk.throttle_filters and disk.limits is not None:
+        raise error.not_supported(
+            f"block 'throttlefilters' can't be used together with 'iotune' for disk '{disk.target}'",
+            disk.node,
+            "limit the disk alone, or as a member of groups",
+        )
+    groups = {group.get("group_name") for group in _group_nodes(d)} if disk.throttle_filters else set()
+    for throttle in disk.throttle_filters:
+        if throttle.group not in groups:
+            raise error.xml(
+                f"throttle group '{throttle.group}' does not exist",
+                throttle.node,
+                "define it in <throttlegroups>",
+            )
+
+
+def _group_nodes(d: Define) -> list[dict[str, str | None]]:
+    groups = d.domain.node.child("throttlegroups")
+    return (
+        [{"group_name": g.value("group_name")} for g in groups.all("throttlegroup")]
+        if groups is not None
+        else []
+    )
+
+
+def _lun(disk: Disk, d: Define) -> None:
+    if disk.device != "lun":
+        return
+    source = disk.source
+    protocol = source.protocol if source is not None else None
+    if disk.type == "network" and protocol == "iscsi":
+        return
+    if disk.type == "volume" and source is not None and source.mode is not None:
+        return
+    if disk.type not in ("block", "volume"):
+        raise error.unsupported(
+            "disk device='lun' is only valid for block type disk source",
+            disk.node,
+            "type='block', or device='disk'",
+        )
+
+
+def _address(disk: Disk, d: Define) -> None:
+    allowed = ADDRESS_TYPES.get(disk.bus)
+    kind = disk.address_type
+    if allowed is None or not kind or kind in allowed or disk.bus in ("usb", "virtio"):
+        return
+    raise error.unsupported(
+        f"Invalid address type '{kind}' for the disk '{disk.target}' with the bus type '{disk.bus}'",
+        disk.node.child("address"),
+        f"type='{allowed[0]}'",
+    )
+
+
+def _target(disk: Disk, d: Define) -> None:
+    node = disk.node.child("target")
+    if disk.target[-1:].isdigit():
+        raise error.unsupported(
+            f"invalid disk target '{disk.target}', partitions can't appear in disk targets", node
+        )
+    if disk.tray is not None and disk.device not in ("cdrom", "floppy"):
+        raise error.xml("tray is only valid for cdrom and floppy", node)
+    if disk.removable is not None and disk.bus not in ("usb", "scsi"):
+        raise error.xml("removable is only valid for usb or scsi disks", node)
+    if disk.rotation_rate and disk.bus not in ("scsi", "ide", "sata"):
+        raise error.xml(f"rotation rate is not supported for {disk.bus} disks", node)
+    if disk.device == "floppy" and disk.bus != "fdc":
+        raise error.xml(f"Invalid bus type '{disk.bus}' for floppy disk", node, "bus='fdc'")
+    if disk.device != "floppy" and disk.bus == "fdc":
+        raise error.xml(f"Invalid bus type '{disk.bus}' for disk", node, "device='floppy'")
+
+
+def _serial(disk: Disk, d: Define) -> None:
+    if disk.wwn is not None:
+        digits = disk.wwn.removeprefix("0x")
+        if len(digits) != 16 or not all(c in "0123456789abcdefABCDEF" for c in digits):
+            raise error.xml(f"malformed wwn: {disk.wwn}", disk.node.child("wwn"), "16 hexadecimal digits")
+    for what in ("vendor", "product"):
+        text = getattr(disk, what)
+        if text and not all(" " <= c <= "~" for c in text):
+            raise error.xml(f"disk {what} is not printable string", disk.node.child(what))
+
+
+# -- what QEMU refuses ------------------------------------------------------------------------------
+
+
+def _storage(disk: Disk, d: Define) -> None:
+    check_chain(disk, d)
+
+
+def _sharing(disk: Disk, d: Define) -> None:
+    driver = disk.driver
+    if not disk.shareable or disk.readonly or driver is None:
+        return
+    if driver.format not in _SHAREABLE_FORMATS and disk.type not in ("vhostuser", "volume"):
+        raise error.unsupported(
+            f"shared access for disk '{disk.target}' requires use of supported storage format",
+            disk.node,
+            "type='raw', or no <shareable/>",
+        )
+
+
+def _bus(disk: Disk, d: Define) -> None:
+    kind = disk.address_type
+    if disk.bus == "usb":
+        if kind and kind != "usb":
+            raise error.internal("unexpected address type for usb disk", disk.node, "<address type='usb'/>")
+        if disk.is_empty:
+            raise error.unsupported("'usb' disk must not be empty", disk.node, "name a <source>")
+        if disk.device == "floppy":
+            raise error.unsupported("unexpected 'floppy' on bus 'usb'", disk.node)
+    if disk.bus in ("xen", "uml"):
+        raise error.unsupported(f"unsupported disk bus '{disk.bus}' with device setup", disk.node)
+    if disk.device == "cdrom" and disk.bus == "virtio":
+        raise error.unsupported(f"disk type of '{disk.target}' does not support ejectable media", disk.node)
+    if disk.device == "lun" and disk.bus not in ("scsi", "virtio"):
+        raise error.unsupported(f"disk device='lun' is not supported for bus='{disk.bus}'", disk.node)
+    if disk.device == "lun" and disk.bus == "virtio" and not d.emulator.flag("virtio-blk-pci.scsi"):
+        raise error.unsupported(
+            "This QEMU doesn't support SCSI emulation with 'virtio-blk' device",
+            disk.node,
+            "<target bus='scsi'/>",
+        )
+
+
+def _identity(disk: Disk, d: Define) -> None:
+    if disk.vendor and disk.bus != "scsi":
+        raise error.unsupported("Only scsi disk supports 'vendor'", disk.node.child("vendor"))
+    if disk.product and disk.bus not in PRODUCT_LENGTHS:
+        raise error.unsupported("Only scsi, ide and sata disks support 'product'", disk.node.child("product"))
+    if disk.vendor and len(disk.vendor) > VENDOR_LENGTH:
+        raise error.unsupported(
+            f"disk vendor is more than {VENDOR_LENGTH} characters", disk.node.child("vendor")
+        )
+    if disk.product and len(disk.product) > PRODUCT_LENGTHS[disk.bus]:
+        raise error.unsupported(
+            f"disk product is more than {PRODUCT_LENGTHS[disk.bus]} characters", disk.node.child("product")
+        )
+    if disk.wwn and disk.bus not in ("scsi", "ide", "sata"):
+        raise error.unsupported("Only ide and scsi disk support wwn", disk.node.child("wwn"))
+    if disk.serial and disk.device == "lun" and disk.bus == "scsi":
+        raise error.unsupported("scsi-block 'lun' devices do not support the serial property", disk.node)
+
+
+def _threads(disk: Disk, d: Define) -> None:
+    """I/O threads of a disk must be there, and serve queues that are there."""
+    driver = disk.driver
+    if driver is None or not (driver.iothread or driver.iothreads):
+        return
+    if disk.bus != "virtio" or disk.address_type not in ("", "pci", "ccw"):
+        raise error.unsupported(
+            f"IOThreads not available for bus {disk.bus} target {disk.target}",
+            driver.node,
+            "<target bus='virtio'/>",
+        )
+    numbers = iothread_numbers(d)
+    if driver.iothread and not driver.iothreads and driver.iothread not in numbers:
+        raise error.unsupported(f"Disk iothread '{driver.iothread}' not defined in iothreadid", driver.node)
+    if driver.iothreads:
+        check_iothread_mapping(driver, numbers, d)
+
+
+def iothread_numbers(d: Define) -> set[int]:
+    """The numbers of the guest's I/O threads."""
+    ids = d.domain.node.child("iothreadids")
+    numbers = [int(node.get("id") or 0) for node in ids.all("iothread")] if ids is not None else []
+    count = int(d.domain.iothreads or 0)
+    number = 1
+    while len(numbers) < count:
+        if number not in numbers:
+            numbers.append(number)
+        number += 1
+    return set(numbers)
+
+
+def check_iothread_mapping(driver: DiskDriver, numbers: set[int], d: Define) -> None:
+    """Raise ``ConfigError`` where a mapping of queues to I/O threads is not one."""
+    if driver.iothread:
+        raise error.unsupported("iothread and iothreads are mutually exclusive", driver.node)
+    if not d.emulator.device_property("virtio-blk-pci", "iothread-vq-mapping"):
+        raise error.unsupported(
+            "IOThread to virtqueue mapping is not supported by this QEMU binary", driver.node
+        )
+    seen: set[int] = set()
+    taken: set[int] = set()
+    with_queues = [bool(thread.queues) for thread in driver.iothreads]
+    if any(with_queues) and not all(with_queues):
+        raise error.unsupported(
+            "mixed queue mapping and automatic queue mapping is not supported", driver.node
+        )
+    for thread in driver.iothreads:
+        if thread.id not in numbers:
+            raise error.unsupported(f"Disk iothread '{thread.id}' not defined in iothreadid", thread.node)
+        if thread.id in seen:
+            raise error.unsupported(f"Duplicate iothread id '{thread.id}'", thread.node)
+        seen.add(thread.id)
+        for queue in thread.queues:
+            if driver.queues and queue.id >= driver.queues:
+                raise error.unsupported(f"iothread queue '{queue.id}' out of range", queue.node)
+            if queue.id in taken:
+                raise error.unsupported(f"iothread queue '{queue.id}' is already assigned", queue.node)
+            taken.add(queue.id)
+
+
+_CHECKS: tuple[Callable[[Disk, Define], None], ...] = (
+    _vhost_user,
+    _policies,
+    _limits,
+    _lun,
+    _address,
+    _target,
+    _serial,
+    _storage,
+    _sharing,
+    _bus,
+    _identity,
+    _threads,
+)
+
+
+# -- disks together ---------------------------------------------------------------------------------
+
+
+def check_disks_together(d: Define) -> None:
+    """No two disks under one target name.  Raises ``ConfigError``."""
+    targets: dict[str, Disk] = {}
+    disks: list[Disk] = d.domain.lists["disk"]  # type: ignore[assignment]
+    for disk in disks:
+        other = targets.setdefault(disk.target, disk)
+        if other is not disk:
+            raise error.xml(
+                f"target '{disk.target}' duplicated for disk sources '{_path(other)}' and '{_path(disk)}'",
+                disk.node.child("target"),
+                "give each its own target",
+            )
+
+
+def _path(disk: Disk) -> str:
+    return disk.path or "(null)"
+
+
+def check_drive_addresses(d: Define) -> None:
+    """No two drives of one bus at one address.  Raises ``ConfigError``."""
+    taken: dict[tuple[object, ...], Disk] = {}
+    disks: list[Disk] = d.domain.lists["disk"]  # type: ignore[assignment]
+    for disk in disks:
+        address = disk.address
+        if address is None or address.type != "drive":
+            continue
+        place = address.drive
+        first = taken.setdefault((disk.bus, place), disk)
+        if first is not disk:
+            raise error.unsupported(
+                f"Found duplicate drive address for disk with target name '{first.target}' "
+                f"controller='{place.controller}' bus='{place.bus}' target='{place.target}' "
+                f"unit='{place.unit}'",
+                disk.node.child("address"),
+                "give each its own unit",
+            )

@@ -1,0 +1,152 @@
+"""``<input>`` and ``<hub>``: keyboards, mice, tablets, and USB hubs.
+
+https://libvirt.org/formatdomain.html#input-devices and #hub-devices
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option, Value
+from qemushim.devices.base import (
+    VIRTIO_MODELS,
+    Device,
+    VirtioDriver,
+    forbid_virtio_options,
+    virtio_properties,
+)
+from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
+from qemushim.document.fields import Choice, One, OnOff, Text
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build, Define
+
+TYPES = ("mouse", "tablet", "keyboard", "passthrough", "evdev")
+BUSES = ("default", "ps2", "usb", "xen", "parallels", "virtio", "none")
+#: what a PS/2 port takes
+_PS2 = frozenset({"mouse", "keyboard"})
+
+#: type → QEMU's USB device
+_USB = {"keyboard": "usb-kbd", "mouse": "usb-mouse", "tablet": "usb-tablet"}
+#: type → QEMU's virtio device, without the bus
+_VIRTIO = {
+    "keyboard": "virtio-keyboard",
+    "mouse": "virtio-mouse",
+    "passthrough": "virtio-input-host",
+    "tablet": "virtio-tablet",
+}
+_GRAB_KEYS = ("ctrl-ctrl", "alt-alt", "shift-shift", "meta-meta", "scrolllock", "ctrl-scrolllock")
+
+
+class Input(Device):
+    """``<input>``"""
+
+    tag = "input"
+
+    type = Choice("@type", TYPES, required=True)
+    bus = Choice("@bus", BUSES)
+    model = Choice("@model", VIRTIO_MODELS)
+    driver = One("driver", VirtioDriver)
+    #: event device of the host: ``evdev`` of a virtio device, ``dev`` of QEMU's own reader
+    evdev = Text("source/@evdev")
+    dev = Text("source/@dev")
+    grab = Choice("source/@grab", ("all",))
+    grab_toggle = Choice("source/@grabToggle", _GRAB_KEYS)
+    repeat = OnOff("source/@repeat")
+
+    def complete(self, d: Define) -> None:
+        if self.bus in (None, "default"):
+            self.bus = self._default_bus(d)
+        if self.bus == "none":
+            self.bus = None
+
+    def _default_bus(self, d: Define) -> str:
+        if self.type == "evdev":
+            return "none"
+        if self.type == "passthrough" or d.board.is_s390:
+            return "virtio"
+        return "ps2" if d.board.is_x86 and self.type in _PS2 else "usb"
+
+    def check(self, d: Define) -> None:
+        kind, bus = self.type or "", self.bus
+        if bus in ("xen", "parallels"):
+            raise error.unsupported(f"unsupported input bus {bus}", self.node, "one of: ps2, usb, virtio")
+        if bus == "ps2" and kind not in _PS2:
+            raise error.unsupported(f"ps2 bus does not support {kind} input device", self.node)
+        if bus != "virtio":
+            forbid_virtio_options(self)
+        else:
+            self._check_virtio(d)
+        if bus == "usb":
+            self._check_usb(d)
+        if kind == "passthrough" and not self.evdev:
+            raise error.xml("Missing evdev path for input device passthrough", self.node)
+        if kind == "evdev":
+            if not self.dev:
+                raise error.xml("Missing evdev path for input device", self.node)
+            if not d.emulator.has_object("input-linux"):
+                raise error.unsupported("input-linux is not supported by this QEMU binary", self.node)
+
+    def _check_virtio(self, d: Define) -> None:
+        kind = self.type or ""
+        if (self.model or "virtio") != "virtio":
+            raise error.unsupported(
+                f"virtio (non-)transitional models are not supported for input type={kind}",
+                self.node,
+                "drop model=",
+            )
+        name = _VIRTIO.get(kind)
+        if name is None:
+            raise error.unsupported(f"input type {kind} is not supported on virtio bus", self.node)
+        if not any(d.emulator.has_device(f"{name}-{bus}") for bus in ("pci", "device", "ccw")):
+            raise error.unsupported(f"{name} is not supported by this QEMU binary", self.node)
+
+    def _check_usb(self, d: Define) -> None:
+        kind = self.type or ""
+        if kind not in _USB:
+            raise error.unsupported(f"usb bus does not support {kind} input device", self.node)
+        if kind == "keyboard" and not d.emulator.has_device("usb-kbd"):
+            raise error.unsupported("usb keyboard is not supported by this QEMU binary", self.node)
+
+    def options(self, b: Build) -> Iterator[Option]:
+        kind = self.type or ""
+        if kind == "evdev":
+            yield b.object(self._reader(), self.node, "QEMU reads an input device of the host")
+            return
+        if self.bus == "usb":
+            properties: dict[str, Value] = {"driver": _USB[kind], "id": self.alias}
+        elif self.bus == "virtio":
+            driver = virtio_driver(_VIRTIO[kind], self, b)
+            properties = {"driver": driver, **virtio_properties(self), "id": self.alias, "evdev": self.evdev}
+        else:
+            return
+        yield from zpci_options(self, b)
+        yield b.device({**properties, **address_properties(self, b)}, self.node, f"a {kind} for the guest")
+
+    def _reader(self) -> dict[str, Value]:
+        return {
+            "qom-type": "input-linux",
+            "id": self.alias,
+            "evdev": self.dev,
+            "repeat": self.repeat,
+            "grab_all": True if self.grab == "all" else None,
+            "grab-toggle": self.grab_toggle,
+        }
+
+
+class Hub(Device):
+    """``<hub>``: a USB hub."""
+
+    tag = "hub"
+
+    type = Choice("@type", ("usb",), required=True)
+
+    def check(self, d: Define) -> None:
+        if not d.emulator.has_device("usb-hub"):
+            raise error.unsupported("usb-hub not supported by QEMU binary", self.node)
+
+    def options(self, b: Build) -> Iterator[Option]:
+        properties: dict[str, Value] = {"driver": "usb-hub", "id": self.alias, **address_properties(self, b)}
+        yield b.device(properties, self.node, "more ports for USB devices")

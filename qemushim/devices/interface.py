@@ -1,0 +1,499 @@
+"""``<interface>``: a network card and what it is connected to.
+
+https://libvirt.org/formatdomain.html#network-interfaces
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from qemushim.board import Board
+from qemushim.command.option import Option
+from qemushim.devices.address import Address
+from qemushim.devices.base import Device
+from qemushim.devices.netdev import interface_arguments
+from qemushim.devices.sharedmem import require_shared_memory
+from qemushim.document.fields import Choice, Field, Integer, Many, One, OnOff, Switch, Text, Unsigned
+from qemushim.document.item import Item
+from qemushim.document.node import Node
+from qemushim.errors import ConfigError, error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build, Context, Define
+    from qemushim.host import Host
+
+TYPES = (
+    *("user", "ethernet", "vhostuser", "server", "client", "mcast", "network", "bridge", "internal"),
+    *("direct", "hostdev", "udp", "vdpa", "null", "vds"),
+)
+#: types whose tap may be opened through another device file than the usual one
+_CUSTOM_TAP_TYPES = ("network", "bridge", "ethernet")
+#: types whose traffic libvirt can filter
+_FILTERED_TYPES = ("ethernet", "network", "bridge")
+
+#: models that are spelled one way, however a document spells them
+_KNOWN_MODELS = (
+    *("netfront", "rtl8139", "virtio", "e1000", "e1000e", "igb", "virtio-transitional"),
+    *("virtio-non-transitional", "usb-net", "spapr-vlan", "lan9118", "scm91c111", "vlance", "vmxnet"),
+    *("vmxnet2", "vmxnet3", "Am79C970A", "82540EM", "82545EM", "82543GC"),
+)
+_MODEL_SPELLINGS = {model.lower(): model for model in _KNOWN_MODELS}
+#: what a guest gets that has no better choice, in order of preference
+_DEFAULT_CARDS = (("rtl8139", "rtl8139"), ("e1000", "e1000"), ("virtio-net-pci", "virtio"))
+
+#: interface type → attributes of ``<source>`` that it has
+_SOURCE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "bridge": ("bridge",),
+    "client": ("address", "port"),
+    "direct": ("dev", "mode"),
+    "internal": ("name",),
+    "mcast": ("address", "port"),
+    "network": ("network", "portgroup"),
+    "server": ("address", "port"),
+    "udp": ("address", "port"),
+    "user": ("dev",),
+    "vdpa": ("dev",),
+    "vhostuser": ("type", "path", "mode", "dev"),
+}
+#: interface type → children of ``<source>`` that it has
+_SOURCE_CHILDREN: dict[str, tuple[str, ...]] = {
+    "ethernet": ("ip", "route"),
+    "hostdev": ("address",),
+    "udp": ("local",),
+    "vhostuser": ("reconnect",),
+}
+#: interface type → attributes of ``<source>`` that it can not do without
+_REQUIRED = {
+    "bridge": ("bridge",),
+    "direct": ("dev",),
+    "internal": ("name",),
+    "network": ("network",),
+    "vdpa": ("dev",),
+}
+#: interface type → attributes that its socket can not do without
+_SOCKET_REQUIRED = {
+    "client": ("port", "address"),
+    "mcast": ("port", "address"),
+    "server": ("port",),
+    "udp": ("port", "address"),
+}
+#: names of host devices that libvirt makes up; what a document has of them is of an earlier start
+_GENERATED_NAMES = ("vnet", "macvtap", "macvlan")
+
+
+class Mac(Field[Any]):
+    """A MAC address: six bytes, written with two digits each."""
+
+    def read(self, raw: str) -> str:
+        parts = raw.split(":")
+        if len(parts) != 6 or any(not 1 <= len(part) <= 2 for part in parts):
+            raise ValueError(raw)
+        return ":".join(f"{int(part, 16):02x}" for part in parts)
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        return error.xml(f"unable to parse mac address '{raw}'", place, "such as 52:54:00:12:34:56")
+
+
+class Ip(Item):
+    """``<ip>``: an address of the guest (or, in ``<source>``, of the host's end)."""
+
+    tag = "ip"
+
+    address = Text("@address")
+    family = Choice("@family", ("ipv4", "ipv6"))
+    prefix = Unsigned("@prefix", 0)
+    peer = Text("@peer")
+
+
+class Route(Item):
+    tag = "route"
+
+    family = Choice("@family", ("ipv4", "ipv6"))
+    address = Text("@address")
+    netmask = Text("@netmask")
+    prefix = Unsigned("@prefix")
+    gateway = Text("@gateway")
+    metric = Unsigned("@metric")
+
+
+class NetSource(Item):
+    """``<source>``: what the host's end is connected to, in terms of the type."""
+
+    tag = "source"
+
+    network = Text("@network")
+    portgroup = Text("@portgroup")
+    kind = Choice("@type", ("unix",))
+    path = Text("@path")
+    bridge = Text("@bridge")
+    name = Text("@name")
+    address = Text("@address")
+    port = Unsigned("@port")
+    dev = Text("@dev")
+    mode = Choice("@mode", ("vepa", "private", "bridge", "passthrough", "server", "client"))
+    local_address = Text("local/@address")
+    local_port = Unsigned("local/@port")
+    host_device = One("address", Address)
+    ips = Many("ip", Ip)
+    routes = Many("route", Route)
+    reconnect_enabled = Switch("reconnect/@enabled")
+    reconnect_timeout = Unsigned("reconnect/@timeout", 0)
+
+
+class VlanTag(Item):
+    tag = "tag"
+
+    id = Unsigned("@id", required=True)
+    native = Choice("@nativeMode", ("tagged", "untagged"))
+
+
+class PortRange(Item):
+    tag = "range"
+
+    start = Unsigned("@start", required=True)
+    end = Unsigned("@end")
+    to = Unsigned("@to")
+    exclude = Switch("@exclude")
+
+
+class PortForward(Item):
+    """``<portForward>``: ports of the host that lead into the guest."""
+
+    tag = "portForward"
+
+    proto = Choice("@proto", ("tcp", "udp"), required=True)
+    address = Text("@address")
+    dev = Text("@dev")
+    ranges = Many("range", PortRange)
+
+
+class FilterParameter(Item):
+    tag = "parameter"
+
+    name = Text("@name")
+    value = Text("@value")
+
+
+class NetDriver(Item):
+    """``<driver>`` of a virtio card, and what it may leave to the host or the guest."""
+
+    tag = "driver"
+
+    name = Choice("@name", ("qemu", "vhost"))
+    txmode = Choice("@txmode", ("iothread", "timer"))
+    ioeventfd = OnOff("@ioeventfd")
+    event_idx = OnOff("@event_idx")
+    queues = Unsigned("@queues", 0)
+    rx_queue_size = Unsigned("@rx_queue_size", 0)
+    tx_queue_size = Unsigned("@tx_queue_size", 0)
+    rss = OnOff("@rss")
+    rss_hash_report = OnOff("@rss_hash_report")
+    iommu = OnOff("@iommu")
+    ats = OnOff("@ats")
+    packed = OnOff("@packed")
+    page_per_vq = OnOff("@page_per_vq")
+    host_csum = OnOff("host/@csum")
+    host_gso = OnOff("host/@gso")
+    host_tso4 = OnOff("host/@tso4")
+    host_tso6 = OnOff("host/@tso6")
+    host_ecn = OnOff("host/@ecn")
+    host_ufo = OnOff("host/@ufo")
+    mrg_rxbuf = OnOff("host/@mrg_rxbuf")
+    guest_csum = OnOff("guest/@csum")
+    guest_tso4 = OnOff("guest/@tso4")
+    guest_tso6 = OnOff("guest/@tso6")
+    guest_ecn = OnOff("guest/@ecn")
+    guest_ufo = OnOff("guest/@ufo")
+
+
+class Interface(Device):
+    """``<interface>``"""
+
+    tag = "interface"
+
+    type = Choice("@type", TYPES, "user")
+    managed = Switch("@managed")
+    trust_rx_filters = Switch("@trustGuestRxFilters")
+    mac = Mac("mac/@address")
+    mac_type = Choice("mac/@type", ("generated", "static"))
+    mac_check = Switch("mac/@check")
+    source = One("source", NetSource)
+    vlan_trunk = Switch("vlan/@trunk")
+    vlan_tags = Many("vlan/tag", VlanTag)
+    port_profile = Choice("virtualport/@type", ("none", "802.1Qbg", "802.1Qbh", "openvswitch", "midonet"))
+    managerid = Unsigned("virtualport/parameters/@managerid")
+    typeid = Unsigned("virtualport/parameters/@typeid")
+    typeidversion = Unsigned("virtualport/parameters/@typeidversion")
+    instanceid = Text("virtualport/parameters/@instanceid")
+    interfaceid = Text("virtualport/parameters/@interfaceid")
+    profileid = Text("virtualport/parameters/@profileid")
+    inbound_average = Unsigned("bandwidth/inbound/@average")
+    inbound_peak = Unsigned("bandwidth/inbound/@peak")
+    inbound_floor = Unsigned("bandwidth/inbound/@floor")
+    inbound_burst = Unsigned("bandwidth/inbound/@burst")
+    outbound_average = Unsigned("bandwidth/outbound/@average")
+    outbound_peak = Unsigned("bandwidth/outbound/@peak")
+    outbound_burst = Unsigned("bandwidth/outbound/@burst")
+    isolated = Switch("port/@isolated")
+    ips = Many("ip", Ip)
+    routes = Many("route", Route)
+    port_forwards = Many("portForward", PortForward)
+    script = Text("script/@path")
+    downscript = Text("downscript/@path")
+    backenddomain = Text("backenddomain/@name")
+    target = Text("target/@dev")
+    target_managed = Switch("target/@managed")
+    guest_name = Text("guest/@dev")
+    guest_actual = Text("guest/@actual")
+    model = Text("model/@type")
+    driver = One("driver", NetDriver)
+    backend = Choice("backend/@type", ("default", "passt"), "default")
+    backend_tap = Text("backend/@tap")
+    backend_vhost = Text("backend/@vhost")
+    backend_log = Text("backend/@logFile")
+    filter = Text("filterref/@filter")
+    filter_parameters = Many("filterref/parameter", FilterParameter)
+    sndbuf = Unsigned("tune/sndbuf")
+    teaming = Choice("teaming/@type", ("persistent", "transient"))
+    teaming_persistent = Text("teaming/@persistent")
+    link = Choice("link/@state", ("up", "down"))
+    mtu = Unsigned("mtu/@size")
+    coalesced_frames = Integer("coalesce/rx/frames/@max")
+
+    __slots__ = ()
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    def network_facts(self, host: Host) -> Mapping[str, Any]:
+        """What the host says of the network that the interface is on; nothing for other types."""
+        if self.type != "network":
+            return {}
+        return host.find_network(self.host_end.network or "") or {}
+
+    def actual_type(self, host: Host) -> str:
+        """The type, or that of the connection which the host's network gives."""
+        return self.network_facts(host).get("type", "network") if self.type == "network" else self.type
+
+    def is_hostdev(self, host: Host) -> bool:
+        """Whether the guest gets a network card of the host itself."""
+        return self.actual_type(host) == "hostdev"
+
+    @property
+    def host_end(self) -> NetSource:
+        """The ``<source>``; an empty one where there is none."""
+        return self.source or NetSource(Node("source", line=self.node.line))
+
+    @property
+    def is_virtio(self) -> bool:
+        return self.model in ("virtio", "virtio-transitional", "virtio-non-transitional")
+
+    @property
+    def queues(self) -> int:
+        """Pairs of queues, 1 at least."""
+        driver = self.driver
+        return max(driver.queues, 1) if driver is not None else 1
+
+    # -- definition ------------------------------------------------------------------------------
+
+    def complete(self, d: Define) -> None:
+        node = self.node
+        self._complete_type(d)
+        self._complete_mac(d)
+        self._complete_source()
+        self._complete_model(d)
+        self._complete_port_profile(d)
+        for ip in (*self.ips, *self.host_end.ips):
+            _complete_ip(ip)
+        if len(self.vlan_tags) > 1:
+            if self.vlan_trunk is False:
+                raise error.xml(
+                    "invalid \"trunk='no'\" in <vlan> - trunk='yes' is required for more than one vlan tag",
+                    node,
+                )
+            self.vlan_trunk = True
+        if (
+            self.target is not None
+            and self.target.startswith(_GENERATED_NAMES)
+            and self.target_managed is not False
+        ):
+            node.discard("target")
+        if node.value("backend/@type") == "default":
+            node.ensure("backend").drop("type")
+        if not self.coalesced_frames:
+            node.discard("coalesce")
+        if self.type not in _FILTERED_TYPES:
+            node.discard("filterref")
+        for tag, value in (("mtu", self.mtu), ("filterref", self.filter), ("script", self.script)):
+            if not value:
+                node.discard(tag)
+
+    def _complete_type(self, d: Define) -> None:
+        self.type = self.type
+        if self.type == "hostdev":
+            self.managed = bool(self.managed)
+            if not self.managed:
+                self.managed = None
+        else:
+            self.node.drop("managed")
+        # a QEMU without user networking of its own leaves it to passt
+        if (
+            self.type == "user"
+            and self.backend == "default"
+            and not d.emulator.qapi("netdev_add/arg-type/+user")
+        ):
+            self.backend = "passt"
+
+    def _complete_mac(self, d: Define) -> None:
+        if self.mac is None:
+            interfaces = d.domain.all(Interface)
+            self.mac = d.host.new_mac(next(i for i, one in enumerate(interfaces) if one.node is self.node))
+        elif int(self.mac[:2], 16) & 1:
+            raise error.xml(f"expected unicast mac address, found multicast '{self.mac}'", self.node)
+
+    def _complete_source(self) -> None:
+        kind, source = self.type, self.node.child("source")
+        if source is None:
+            source = Node("source", line=self.node.line)
+        for attribute in _REQUIRED.get(kind, ()):
+            if not source.get(attribute):
+                raise error.xml(f"Missing required attribute '{attribute}' in element 'source'", source)
+        for attribute in _SOCKET_REQUIRED.get(kind, ()):
+            if not source.get(attribute):
+                raise error.xml(
+                    f"No <source> '{attribute}' attribute specified with socket interface", source
+                )
+        if kind == "vhostuser" and self.backend != "passt":
+            self._check_socket(source)
+        kept = _SOURCE_ATTRIBUTES.get(kind, ())
+        source.attrib = {name: value for name, value in source.attrib.items() if name in kept}
+        source.children = [child for child in source.children if child.tag in _SOURCE_CHILDREN.get(kind, ())]
+        if kind == "direct" and source.get("mode") is None:
+            source.set("mode", "vepa")
+        address = source.child("address")
+        if address is not None and kind == "hostdev" and address.get("type") is None:
+            address.set("type", "pci")
+        if not source.attrib and not source.children:
+            self.node.discard("source")
+
+    def _check_socket(self, source: Node) -> None:
+        if source.get("type", "unix") != "unix":
+            raise error.unsupported(
+                f"Type='{source.get('type')}' unsupported for <interface type='vhostuser'>", source
+            )
+        if not source.get("path"):
+            raise error.xml(
+                "No <source> 'path' attribute specified with <interface type='vhostuser'/>", source
+            )
+        if source.get("mode") not in ("client", "server"):
+            raise error.xml(
+                "Wrong <source> 'mode' attribute specified with <interface type='vhostuser'/>",
+                source,
+                "'client' or 'server'",
+            )
+
+    def _complete_model(self, d: Define) -> None:
+        if self.model is not None:
+            if not self.model.replace("-", "").replace("_", "").isalnum() or not self.model.isascii():
+                raise error.xml("Model name contains invalid characters", self.node)
+            self.model = _MODEL_SPELLINGS.get(self.model.lower(), self.model)
+        else:
+            self.model = default_model(self, d)
+        if not self.is_virtio or self.type == "hostdev":
+            self.node.discard("driver")
+            self.backend_vhost = None
+        driver = self.driver
+        for name in ("queues", "rx_queue_size", "tx_queue_size") if driver is not None else ():
+            # one pair of queues is what every card has
+            if getattr(driver, name) <= (name == "queues"):
+                driver.node.drop(name)
+
+    def _complete_port_profile(self, d: Define) -> None:
+        kind = self.port_profile
+        if kind == "openvswitch" and self.interfaceid is None:
+            self.interfaceid = d.host.new_uuid("interfaceid")
+        elif kind == "802.1Qbg" and self.typeid is not None and self.instanceid is None:
+            self.instanceid = d.host.new_uuid("instanceid")
+
+    # -- checks ----------------------------------------------------------------------------------
+
+    def check(self, d: Define) -> None:
+        if self.backend == "passt" and not d.emulator.qapi("netdev_add/arg-type/+stream"):
+            raise error.unsupported(
+                "the passt network backend is not supported with this QEMU binary", self.node
+            )
+        if self.port_forwards and (self.backend != "passt" or self.type not in ("user", "vhostuser")):
+            raise error.unsupported(
+                "The <portForward> element can only be used with the 'passt' backend of interface "
+                "type='user' or type='vhostuser'",
+                self.node,
+                "add <backend type='passt'/>",
+            )
+        if self.type == "vhostuser" and self.backend == "passt":
+            require_shared_memory("interface", d.domain, self.node)
+        if self.type == "vdpa" and not d.emulator.qapi("netdev_add/arg-type/+vhost-vdpa"):
+            raise error.unsupported("vDPA devices are not supported with this QEMU binary", self.node)
+        driver = self.driver
+        if driver is None:
+            return
+        for name in ("rx_queue_size", "tx_queue_size"):
+            size = getattr(driver, name)
+            if size & (size - 1):
+                raise error.unsupported(f"{name} has to be a power of two", driver.node, "such as 512")
+        if (driver.rss or driver.rss_hash_report) and not d.emulator.flag("virtio-net.rss"):
+            raise error.unsupported("virtio rss is not supported with this QEMU binary", driver.node)
+
+    def options(self, b: Build) -> Iterator[Option]:
+        if self.backend_tap and self.actual_type(b.host) not in _CUSTOM_TAP_TYPES:
+            raise error.unsupported(
+                f"interface {self.mac} - custom tap device path is not supported for network interfaces "
+                f"of type {self.type}",
+                self.node,
+            )
+        if not self.is_hostdev(b.host):
+            yield from interface_arguments(self, b)
+
+
+def default_model(interface: Interface, d: Define) -> str | None:
+    """The card that a guest gets where none is named; ``None``: the card is one of the host."""
+    if interface.type in ("vdpa", "vhostuser"):
+        return "virtio"
+    if interface.is_hostdev(d.host):
+        return None
+    by_board = _board_model(d.board)
+    if by_board:
+        return by_board
+    return next((model for device, model in _DEFAULT_CARDS if d.emulator.has_device(device)), "rtl8139")
+
+
+def _board_model(board: Board) -> str:
+    if board.is_s390 or board.is_loongarch_virt or board.is_riscv_virt or board.is_arm_virt:
+        return "virtio"
+    if board.is_arm:
+        return "scm91c111" if board.machine == "versatilepb" else "lan9118"
+    return ""
+
+
+def _complete_ip(ip: Ip) -> None:
+    """The family follows from the address."""
+    try:
+        version = ipaddress.ip_address(ip.address or "").version
+    except ValueError:
+        raise error.xml(f"Invalid IP address '{ip.address}' in <ip>", ip.node) from None
+    if ip.family is not None and ip.family != f"ipv{version}":
+        raise error.xml(f"family='{ip.family}' does not match address '{ip.address}'", ip.node)
+    ip.family = f"ipv{version}"
+    if not ip.prefix:
+        ip.node.drop("prefix")
+
+
+def hostdev_interfaces(c: Context) -> list[Interface]:
+    """The interfaces that are network cards of the host, in document order."""
+    return [interface for interface in c.domain.all(Interface) if interface.is_hostdev(c.host)]
+
+
+def interface_options(b: Build) -> Iterator[Option]:
+    """Every interface but those that are host devices."""
+    for device in b.domain.lists["interface"]:
+        yield from device.options(b)

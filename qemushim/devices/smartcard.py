@@ -1,0 +1,99 @@
+"""``<smartcard>``: a card of the host, or one that certificates make up.
+
+https://libvirt.org/formatdomain.html#smartcard-devices
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option, Value
+from qemushim.devices.base import Device
+from qemushim.devices.charsource import CharSource, chardev_options, check_source, complete_source
+from qemushim.devices.placement import controller_alias
+from qemushim.document.fields import Choice, Many, Text
+from qemushim.document.item import Item
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build, Define
+
+#: where NSS looks for certificates unless told otherwise
+DATABASE = "/etc/pki/nssdb"
+#: mode → (QEMU device, what its absence means)
+_DRIVERS = {
+    "host": ("ccid-card-emulated", "this QEMU binary lacks smartcard host mode support"),
+    "host-certificates": ("ccid-card-emulated", "this QEMU binary lacks smartcard host mode support"),
+    "passthrough": ("ccid-card-passthru", "this QEMU binary lacks smartcard passthrough mode support"),
+}
+
+
+class Certificate(Item):
+    tag = "certificate"
+
+    name = Text(".", "")
+
+
+class Smartcard(Device):
+    """``<smartcard>``: sits in a slot of a CCID controller."""
+
+    tag = "smartcard"
+
+    mode = Choice("@mode", tuple(_DRIVERS), required=True)
+    type = CharSource.type
+    certificates = Many("certificate", Certificate)
+    database = Text("database")
+    sources = CharSource.sources
+    protocol = CharSource.protocol
+    log_file = CharSource.log_file
+    log_append = CharSource.log_append
+
+    __slots__ = ()
+
+    def complete(self, d: Define) -> None:
+        if self.mode == "passthrough":
+            if self.node.get("type") is None:
+                raise error.xml(
+                    "passthrough mode requires a device type attribute", self.node, "such as type='spicevmc'"
+                )
+            complete_source(self.node)
+            return
+        self.node.drop("type")
+        if self.mode == "host-certificates":
+            if len(self.certificates) != 3:
+                raise error.xml("host-certificates mode needs exactly three certificates", self.node)
+            if self.database is not None and not self.database.startswith("/"):
+                raise error.xml(f"expecting absolute path: {self.database}", self.node)
+
+    def check(self, d: Define) -> None:
+        if self.mode == "passthrough":
+            check_source(self.node)
+        driver, absent = _DRIVERS[self.mode or ""]
+        if not d.emulator.has_device(driver):
+            raise error.unsupported(absent, self.node)
+
+    def options(self, b: Build) -> Iterator[Option]:
+        mode = self.mode or ""
+        given: dict[str, Value] = {"driver": _DRIVERS[mode][0]}
+        if mode == "passthrough":
+            given["chardev"] = f"char{self.alias}"
+            yield from chardev_options(self, self.node, b, f"char{self.alias}")
+        elif mode == "host":
+            given["backend"] = "nss-emulated"
+        else:
+            given["backend"] = "certificates"
+            for number, certificate in enumerate(self.certificates, 1):
+                given[f"cert{number}"] = certificate.name
+            given["db"] = self.database or DATABASE
+        address = self.address
+        controller = address.controller if address is not None else 0
+        given["id"] = self.alias
+        given["bus"] = f"{controller_alias(b, 'ccid', controller)}.0"
+        yield b.device(given, self.node, "a smartcard in a CCID reader")
+
+
+def smartcard_options(b: Build) -> Iterator[Option]:
+    """The first smartcard: QEMU takes one."""
+    for device in b.domain.lists["smartcard"][:1]:
+        yield from device.options(b)

@@ -1,0 +1,144 @@
+"""What an image can not be: refused in libvirt's words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemushim.devices.block_image import Image, disk_image
+from qemushim.document.node import Node
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Define
+    from qemushim.devices.disk import Disk
+
+#: protocol → the type of the secret that its password is
+SECRET_TYPES = {"iscsi": "iscsi", "rbd": "ceph"}
+#: what a secret of a server may be
+KNOWN_SECRETS = ("volume", "ceph", "iscsi", "tls", "vtpm")
+#: formats that are encrypted
+ENCRYPTED_FORMATS = frozenset({"raw", "qcow2"})
+
+
+def check_chain(disk: Disk, d: Define) -> None:
+    """Raise ``ConfigError`` where an image of a disk's chain can not be had."""
+    top = disk_image(disk, disk.type, disk.node.child("source"))
+    for image in top.chain():
+        _check_format(image, d)
+        _check_encryption(image, d)
+        if image.auth is not None:
+            check_auth_secret(image.auth, image.protocol)
+        _check_source(image, d)
+
+
+def _check_format(image: Image, d: Define) -> None:
+    place = image.source
+    if image.format == "fat":
+        if image.kind not in ("dir", "volume"):
+            raise error.unsupported("'fat' storage format is supported only with 'dir' storage type", place)
+        if not image.readonly and not image.floppy:
+            raise error.unsupported("read-write 'fat' storage format is not supported", place)
+    elif image.kind == "dir":
+        raise error.unsupported(
+            "storage type 'dir' requires use of storage format 'fat'", place, "type='fat'"
+        )
+    elif image.format == "dir":
+        raise error.unsupported(
+            "'directory' storage format is not directly supported by QEMU, use 'dir' disk type instead", place
+        )
+    elif image.format == "iso":
+        raise error.unsupported(
+            "storage format 'iso' is not directly supported by QEMU, use 'raw' instead", place, "type='raw'"
+        )
+    elif image.format == "cow":
+        raise error.unsupported("'cow' storage format is not supported", place)
+    if image.data is not None and image.format != "qcow2":
+        raise error.unsupported("'dataStore' is only supported with 'qcow2' images", place)
+    if image.metadata_cache and image.format != "qcow2":
+        raise error.unsupported("metadata_cache_size is only supported with qcow2 images", place)
+    if image.settings.discard_no_unref is not None and not d.emulator.qapi(
+        "blockdev-add/arg-type/+qcow2/discard-no-unref"
+    ):
+        raise error.unsupported("'discard_no_unref' is not supported by this QEMU binary", place)
+
+
+def _check_encryption(image: Image, d: Define) -> None:
+    encryption = image.encryption
+    if encryption is None:
+        return
+    kind, engine = encryption.get("format"), encryption.get("engine")
+    if engine == "librbd":
+        _check_librbd(image, d)
+    elif image.format not in ENCRYPTED_FORMATS:
+        raise error.unsupported(
+            "encryption is supported only with 'raw' and 'qcow2' image format", encryption
+        )
+    elif kind in ("luks2", "luks-any"):
+        raise error.unsupported(
+            f"{kind} is currently only supported by the librbd encryption engine", encryption
+        )
+    elif kind == "qcow" or (kind == "default" and image.format == "qcow2"):
+        raise error.unsupported("old qcow2 encryption is not supported", encryption, "format='luks'")
+    elif len(encryption.all("secret")) > 1:
+        raise error.unsupported("the 'qemu' encryption engine supports only a single secret", encryption)
+    if encryption.child("cipher") is not None:
+        raise error.unsupported("supplying <cipher> for domain disk definition is unnecessary", encryption)
+    if not encryption.all("secret"):
+        raise error.unsupported("no secret supplied", encryption, "<secret type='passphrase' uuid='…'/>")
+
+
+def _check_librbd(image: Image, d: Define) -> None:
+    encryption = image.encryption
+    assert encryption is not None
+    ask = d.emulator.qapi
+    if not ask("blockdev-add/arg-type/+rbd/encrypt"):
+        raise error.unsupported("librbd encryption is not supported by this QEMU binary", encryption)
+    if image.protocol != "rbd":
+        raise error.unsupported("librbd encryption is supported only with RBD backed disks", encryption)
+    if encryption.get("format") == "luks-any" and not ask(
+        "blockdev-add/arg-type/+rbd/encrypt/format/^luks-any"
+    ):
+        raise error.unsupported("luks-any encryption is not supported by this QEMU binary", encryption)
+    if len(encryption.all("secret")) > 1 and not ask("blockdev-add/arg-type/+rbd/encrypt/parent"):
+        raise error.unsupported("librbd encryption layering is not supported by this QEMU binary", encryption)
+
+
+def check_auth_secret(auth: Node, protocol: str) -> None:
+    """Raise ``ConfigError`` unless the password's secret is of the type that the protocol asks for."""
+    wanted, secret = SECRET_TYPES.get(protocol), auth.child("secret")
+    if secret is None or wanted is None:
+        return
+    given = secret.get("type")
+    if given not in KNOWN_SECRETS:
+        raise error.unsupported(f"unknown secret type '{given or '<null>'}'", secret, f"type='{wanted}'")
+    if given != wanted:
+        raise error.unsupported(f"invalid secret type '{given}'", secret, f"type='{wanted}'")
+
+
+def _check_source(image: Image, d: Define) -> None:
+    source, ask = image.source, d.emulator.qapi
+    if image.kind == "nvme" and not ask("blockdev-add/arg-type/+nvme"):
+        raise error.unsupported("NVMe disks are not supported with this QEMU binary", source)
+    if image.kind == "vhostvdpa" and not ask("blockdev-add/arg-type/+virtio-blk-vhost-vdpa/$fdset"):
+        raise error.unsupported("vhostvdpa disk is not supported with this QEMU binary", source)
+    if image.settings.io == "io_uring" and not ask("blockdev-add/arg-type/+file/aio/^io_uring"):
+        raise error.unsupported("io uring is not supported by this QEMU binary", source)
+    if source.child("reservations") is not None and not d.emulator.has_object("pr-manager-helper"):
+        raise error.unsupported("reservations not supported with this QEMU binary", source)
+    if image.kind != "network":
+        return
+    if image.protocol == "sheepdog":
+        raise error.unsupported(
+            "'sheepdog' protocol is no longer supported by any hypervisor driver",
+            source,
+            "QEMU 6.1 dropped it",
+        )
+    if source.get("query") and image.protocol not in ("http", "https", "ftp", "ftps"):
+        raise error.unsupported("query is supported only with HTTP(S) protocols", source)
+    if source.get("tlsHostname"):
+        if image.protocol != "nbd":
+            raise error.unsupported("'tlsHostname' field is supported only with NBD", source)
+        if not ask("blockdev-add/arg-type/+nbd/tls-hostname"):
+            raise error.unsupported("'tlsHostname' field is not supported by this QEMU", source)
+    if source.child("reconnect") is not None and image.protocol != "nbd":
+        raise error.unsupported("reconnect delay is supported only with NBD", source)

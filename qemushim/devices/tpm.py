@@ -1,0 +1,204 @@
+"""``<tpm>``: a trusted platform module.  https://libvirt.org/formatdomain.html#tpm-device"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option
+from qemushim.devices.base import Device
+from qemushim.devices.charsource import socket_chardev
+from qemushim.devices.placement import address_properties
+from qemushim.document.fields import Choice, One, Present, Switch, Text, Unsigned
+from qemushim.document.item import Item
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build, Define
+
+MODELS = ("tpm-tis", "tpm-crb", "tpm-spapr", "spapr-tpm-proxy")
+#: a device of the host that guests talk to besides a TPM of their own
+PROXY = "spapr-tpm-proxy"
+DEFAULT_DEVICE = "/dev/tpm0"
+#: all TPMs but proxies share one back end's name: a guest has one
+CHARDEV = "chrtpm"
+BANKS = ("sha1", "sha256", "sha384", "sha512")
+#: back end → its children that are kept
+_CHILDREN = {
+    "emulator": ("encryption", "active_pcr_banks", "source", "profile"),
+    "external": ("source",),
+    "passthrough": ("device",),
+}
+_ATTRIBUTES = {
+    "emulator": ("type", "version", "persistent_state", "debug"),
+    "external": ("type",),
+    "passthrough": ("type",),
+}
+
+
+class TpmBackend(Item):
+    """``<backend>``: swtpm (``emulator``), a socket that one listens on (``external``), or a chip."""
+
+    tag = "backend"
+
+    type = Choice("@type", tuple(_CHILDREN), required=True)
+    version = Choice("@version", ("1.2", "2.0"))
+    persistent_state = Switch("@persistent_state")
+    debug = Unsigned("@debug")
+    encryption = Text("encryption/@secret")
+    banks = Present("active_pcr_banks")
+    sha1 = Present("active_pcr_banks/sha1")
+    sha256 = Present("active_pcr_banks/sha256")
+    sha384 = Present("active_pcr_banks/sha384")
+    sha512 = Present("active_pcr_banks/sha512")
+    source_type = Choice("source/@type", ("file", "dir", "unix"))
+    source_mode = Choice("source/@mode", ("connect", "bind"))
+    source_path = Text("source/@path")
+    profile_source = Text("profile/@source")
+    profile_remove_disabled = Choice("profile/@removeDisabled", ("check", "fips-host"))
+    profile_name = Text("profile/@name")
+    device = Text("device/@path")
+
+
+class Tpm(Device):
+    """``<tpm>``"""
+
+    tag = "tpm"
+
+    model = Choice("@model", MODELS)
+    backend = One("backend", TpmBackend)
+
+    __slots__ = ()
+
+    @property
+    def is_proxy(self) -> bool:
+        return self.model == PROXY
+
+    def complete(self, d: Define) -> None:
+        backend = self.backend
+        if backend is None:
+            raise error.xml("missing TPM device backend", self.node, "add <backend type='emulator'/>")
+        if len(self.node.all("backend")) > 1:
+            raise error.xml("only one TPM backend is supported", self.node)
+        if self.model is None:
+            self.model = "tpm-spapr" if d.board.is_ppc64 else "tpm-tis"
+        kind = backend.type or ""
+        node = backend.node
+        node.attrib = {name: value for name, value in node.attrib.items() if name in _ATTRIBUTES[kind]}
+        node.children = [child for child in node.children if child.tag in _CHILDREN[kind]]
+        if kind == "emulator" and backend.version is None:
+            backend.version = "1.2" if self.model == "tpm-tis" and d.board.is_x86 else "2.0"
+        if kind == "passthrough" and backend.device is None:
+            backend.device = DEFAULT_DEVICE
+        if kind == "external":
+            self._complete_external(backend)
+
+    def _complete_external(self, backend: TpmBackend) -> None:
+        if backend.source_type != "unix":
+            raise error.xml("only 'unix' source type is supported for external TPM device", backend.node)
+        if backend.source_mode == "bind":
+            raise error.xml("only 'connect' mode is supported for external TPM device", backend.node)
+        if not backend.source_path:
+            raise error.xml("missing socket source path for external TPM device", backend.node)
+        backend.source_mode = "connect"
+
+    def check(self, d: Define) -> None:
+        backend = TpmBackend(self.node.ensure("backend"))
+        self._check_number(d)
+        self._check_version(backend, d)
+        # an external emulator speaks the emulator's protocol
+        kind = "passthrough" if backend.type == "passthrough" else "emulator"
+        emulator = d.emulator
+        if not self.is_proxy and kind not in emulator.tpm_types:
+            raise error.unsupported(
+                f"The QEMU executable {emulator.binary} does not support TPM backend type {backend.type}",
+                self.node,
+            )
+        known = emulator.tpm_models | emulator.types
+        if self.model not in known and self.driver(d.board.is_x86) not in known:
+            raise error.unsupported(
+                f"The QEMU executable {emulator.binary} does not support TPM model {self.model}", self.node
+            )
+
+    def _check_number(self, d: Define) -> None:
+        alike = [tpm for tpm in d.domain.all(Tpm) if tpm.is_proxy == self.is_proxy]
+        if len(alike) > 1:
+            kind = "TPM Proxy" if self.is_proxy else "TPM non-proxy"
+            raise error.unsupported(f"only a single {kind} device is supported", alike[1].node, "remove one")
+
+    def _check_version(self, backend: TpmBackend, d: Define) -> None:
+        if backend.type != "emulator":
+            return
+        version = backend.version
+        if version == "1.2":
+            if self.model == "tpm-crb":
+                raise error.unsupported(
+                    "TPM 1.2 is not supported for CRB interface", self.node, "version='2.0'"
+                )
+            if self.model == "tpm-spapr":
+                raise error.unsupported(
+                    "TPM 1.2 is not supported for SPAPR interface", self.node, "version='2.0'"
+                )
+            if d.board.is_arm:
+                raise error.unsupported(
+                    f"TPM 1.2 is not supported on architecture '{d.board.arch}'", self.node, "version='2.0'"
+                )
+        known = d.host.tpm_versions
+        if known is not None and version not in known:
+            raise error.unsupported(
+                f"TPM version '{version}' is not supported", self.node, "ask the host's swtpm"
+            )
+
+    def driver(self, x86: bool) -> str:
+        """The QEMU device; the plain name is that of an ISA card."""
+        return "tpm-tis-device" if self.model == "tpm-tis" and not x86 else self.model or ""
+
+    def options(self, b: Build) -> Iterator[Option]:
+        backend = TpmBackend(self.node.ensure("backend"))
+        if self.is_proxy:
+            proxy = {"driver": PROXY, "id": self.alias, "host-path": backend.device}
+            yield b.device(proxy, self.node, "a TPM of the host, for guests in guests")
+            return
+        back = f"tpm-{self.alias}"
+        if backend.type == "passthrough":
+            yield from self._passthrough(backend, back, b)
+        else:
+            path = backend.source_path if backend.type == "external" else emulator_socket(b)
+            yield socket_chardev(b, CHARDEV, path or "", self.node)
+            yield b.pairs(
+                "-tpmdev", "emulator", {"id": back, "chardev": CHARDEV}, self.node, "a TPM emulator"
+            )
+        yield b.device(
+            {
+                "driver": self.driver(b.board.is_x86),
+                "tpmdev": back,
+                "id": self.alias,
+                **address_properties(self, b),
+            },
+            self.node,
+            "a trusted platform module",
+        )
+
+    def _passthrough(self, backend: TpmBackend, back: str, b: Build) -> Iterator[Option]:
+        """The chip and the file that cancels its work are opened for QEMU."""
+        path = backend.device or DEFAULT_DEVICE
+        cancel = f"/sys/class/misc/{path.rpartition('/')[2]}/device/cancel"
+        numbers = b.host.descriptors
+        sets = []
+        for part, number, file in (("tpm", numbers.tpm, path), ("cancel", numbers.tpm_cancel, cancel)):
+            given = b.pass_fd(number, "tpm", file, self.alias)
+            sets.append(b.new_fd_set())
+            yield b.add_fd(sets[-1], given, f"{self.alias}-{part}", self.node)
+        names = {"id": back, "path": f"/dev/fdset/{sets[0]}", "cancel-path": f"/dev/fdset/{sets[1]}"}
+        yield b.pairs("-tpmdev", "passthrough", names, self.node, "the host's TPM")
+
+
+def emulator_socket(b: Build) -> str:
+    """Where the guest's swtpm listens."""
+    return b.host.tpm_socket or f"{b.host.paths.run}/swtpm/{b.short_name}-swtpm.sock"
+
+
+def tpm_options(b: Build) -> Iterator[Option]:
+    """TPMs and proxies, in document order."""
+    for device in b.domain.lists["tpm"]:
+        yield from device.options(b)

@@ -1,0 +1,170 @@
+"""The facts of this machine, read once into a ``Host``.  What can not be read is left at the nominal value.
+
+Linux: /proc, /sys, and libvirt's own configuration where it is installed (https://libvirt.org/drvqemu.html).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from qemushim.document.units import parse_set
+from qemushim.host import Descriptors, Host, Hugepages, NumaNode, Paths, PciDevice, QemuConf
+
+#: what ``uname -m`` says → libvirt's name, where they differ
+_ARCH = {"i386": "i686", "i586": "i686", "armv8l": "armv7l", "arm64": "aarch64"}
+
+#: variables of the caller that a guest's process inherits
+INHERITED = (
+    "LD_PRELOAD LD_LIBRARY_PATH PATH HOME USER LOGNAME TMPDIR QEMU_AUDIO_DRV SDL_AUDIODRIVER PIPEWIRE_CORE "
+    "PIPEWIRE_REMOTE PIPEWIRE_RUNTIME_DIR XDG_RUNTIME_DIR"
+).split()
+
+#: folders of descriptors, the first wins
+DESCRIPTORS = ("/etc/qemu", "/usr/share/qemu")
+
+_SETTING = re.compile(r"^\s*([a-z0-9_]+)\s*=\s*(?:\"([^\"]*)\"|(\d+))", re.MULTILINE)
+
+
+def local_arch() -> str:
+    machine = platform.machine()
+    return _ARCH.get(machine, machine)
+
+
+def local_host(nominal: Host) -> Host:
+    """``nominal`` with what this machine says instead."""
+    privileged = os.geteuid() == 0
+    return replace(
+        nominal,
+        arch=local_arch(),
+        privileged=privileged,
+        paths=Paths() if privileged else session_paths(),
+        config=read_qemu_conf(privileged),
+        environment={name: os.environ[name] for name in INHERITED if name in os.environ},
+        page_size=os.sysconf("SC_PAGE_SIZE") // 1024,
+        hugepages=tuple(read_hugepages(_read("/proc/mounts"), _read("/proc/meminfo"))),
+        numa=tuple(read_numa(Path("/sys/devices/system/node"))) or nominal.numa,
+        firmware=read_descriptors("firmware", privileged),
+        vhost_user=read_descriptors("vhost-user", privileged),
+        emulators=find_emulators(nominal.emulators),
+        pci=read_pci(Path("/sys/bus/pci/devices")),
+        cdrom_drives=frozenset({"/dev/cdrom", *(f"/dev/{p.name}" for p in Path("/sys/block").glob("sr*"))}),
+        tpm_versions=frozenset({"1.2", "2.0"}) if shutil.which("swtpm") else frozenset(),
+        descriptors=Descriptors(),
+        now=int(time.time()),
+        utc_offset=time.localtime().tm_gmtoff,
+        new_uuid=lambda purpose: str(uuid.uuid4()),
+        new_mac=lambda number: "52:54:00:" + ":".join(f"{b:02x}" for b in secrets.token_bytes(3)),
+        random_iv=secrets.token_bytes(16),
+    )
+
+
+def session_paths() -> Paths:
+    """Where an unprivileged libvirtd keeps what belongs to guests (XDG base directories)."""
+    home = Path.home()
+    config = os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    lib = f"{config}/libvirt/qemu/lib"
+    return Paths(
+        lib=lib,
+        nvram=f"{config}/libvirt/qemu/nvram",
+        channel=f"{runtime}/libvirt/qemu/channel",
+        ram=f"{lib}/ram",
+        run=f"{runtime}/libvirt/qemu/run",
+        config=f"{config}/libvirt/qemu",
+    )
+
+
+def read_qemu_conf(privileged: bool) -> QemuConf:
+    """``qemu.conf``, as far as a command line depends on it."""
+    file = "/etc/libvirt/qemu.conf" if privileged else os.path.expanduser("~/.config/libvirt/qemu.conf")
+    known = {f.name: f.default for f in fields(QemuConf)}
+    given: dict[str, Any] = {}
+    for name, text, number in _SETTING.findall(_read(file)):
+        default = known.get(name)
+        if isinstance(default, bool):
+            given[name] = number == "1"
+        elif isinstance(default, int):
+            given[name] = int(number or 0)
+        elif isinstance(default, str):
+            given[name] = text
+    return QemuConf(**given)
+
+
+def read_hugepages(mounts: str, meminfo: str) -> Iterable[Hugepages]:
+    """The mounts of hugetlbfs; the page size of one that names none is the system's default."""
+    found = re.search(r"^Hugepagesize:\s*(\d+) kB", meminfo, re.MULTILINE)
+    default = int(found[1]) if found else 2048
+    for line in mounts.splitlines():
+        _, place, kind, options, *_ = [*line.split(), "", "", "", ""][:5]
+        if kind != "hugetlbfs":
+            continue
+        size = re.search(r"pagesize=(\d+)([KMG]?)", options)
+        kib = int(size[1]) * {"": 1, "K": 1, "M": 1024, "G": 1048576}[size[2]] if size else default
+        yield Hugepages(kib, place.encode().decode("unicode_escape"), kib == default)
+
+
+def read_numa(folder: Path) -> Iterable[NumaNode]:
+    """The host's NUMA nodes with their CPUs and memory in KiB."""
+    for node in sorted(folder.glob("node[0-9]*"), key=lambda p: int(p.name[4:])):
+        cpus = _read(node / "cpulist").strip()
+        total = re.search(r"MemTotal:\s*(\d+) kB", _read(node / "meminfo"))
+        yield NumaNode(int(node.name[4:]), frozenset(parse_set(cpus) if cpus else ()), int(total[1]) if total else 0)
+
+
+def read_descriptors(kind: str, privileged: bool) -> tuple[tuple[str, Mapping[str, Any] | None], ...]:
+    """JSON descriptors by file name; a file in a folder before masks one of that name behind, an empty one removes it."""
+    folders = [f"{base}/{kind}" for base in DESCRIPTORS]
+    if not privileged:
+        config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+        folders.insert(0, f"{config}/qemu/{kind}")
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for folder in folders:
+        for file in sorted(Path(folder).glob("*.json")):
+            if file.name in found or file.name.startswith("."):
+                continue
+            text = _read(file)
+            try:
+                found[file.name] = json.loads(text) if text.strip() else None
+            except ValueError:
+                continue  # what is no JSON is no descriptor, and masks nothing
+    return tuple(sorted(found.items()))
+
+
+def find_emulators(nominal: Mapping[str, str]) -> dict[str, str]:
+    """Architecture → binary on PATH, or the usual place."""
+    return {arch: shutil.which(os.path.basename(path)) or path for arch, path in nominal.items()}
+
+
+def read_pci(folder: Path) -> dict[str, PciDevice]:
+    """The host's PCI devices: their IOMMU group, and whether they are PCI Express (configuration space of 4096 bytes)."""
+    devices = {}
+    for device in folder.glob("*"):
+        group = device / "iommu_group"
+        try:
+            number = int(os.path.basename(os.readlink(group)))
+        except OSError:
+            number = -1
+        try:
+            express = (device / "config").stat().st_size >= 4096
+        except OSError:
+            express = True
+        devices[device.name] = PciDevice(express, number)
+    return devices
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""

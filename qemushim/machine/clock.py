@@ -1,0 +1,280 @@
+"""``<clock>`` and what happens at power off, reboot, crash.  https://libvirt.org/formatdomain.html#time-keeping"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option
+from qemushim.document.fields import Choice, Many, One, Switch, Text, Unsigned
+from qemushim.document.item import Item
+from qemushim.document.units import parse_integer
+from qemushim.errors import ConfigError, error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build, Define
+    from qemushim.document.node import Node
+
+TIMERS = "platform pit rtc hpet tsc kvmclock hypervclock armvtimer".split()
+#: what ``on_poweroff`` and ``on_reboot`` take
+LIFECYCLE = "destroy restart rename-restart preserve".split()
+#: what ``on_crash`` takes beyond that
+CRASH = [*LIFECYCLE, "coredump-destroy", "coredump-restart"]
+LOCKFAILURE = "poweroff restart pause ignore".split()
+
+
+class Action(Choice[str | None]):
+    """What happens at an end of the guest; libvirt has words of its own for one that it does not know."""
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        return error.internal(f"unknown {place.tag} action: {raw}", place, self.advice())
+
+
+class Catchup(Item):
+    """``<catchup>``: how missed ticks are caught up with."""
+
+    tag = "catchup"
+    threshold = Unsigned("@threshold")
+    slew = Unsigned("@slew")
+    limit = Unsigned("@limit")
+
+
+class Timer(Item):
+    """``<timer>``: one source of ticks."""
+
+    tag = "timer"
+    name = Choice("@name", TIMERS, required=True)
+    present = Switch("@present")
+    tickpolicy = Choice("@tickpolicy", "delay catchup merge discard".split())
+    track = Choice("@track", "boot guest wall realtime".split())
+    #: Hz, of the time stamp counter
+    frequency = Unsigned("@frequency")
+    mode = Choice("@mode", "auto native emulate paravirt smpsafe".split())
+    catchup = One("catchup", Catchup)
+
+
+class Clock(Item):
+    """``<clock>``: where the guest's real-time clock starts, and its timers."""
+
+    tag = "clock"
+    offset = Choice("@offset", "utc localtime variable timezone absolute".split())
+    adjustment = Text("@adjustment")
+    basis = Choice("@basis", ("utc", "localtime"))
+    timezone = Text("@timezone")
+    start = Unsigned("@start")
+    timers = Many("timer", Timer)
+
+
+#: offset → the attributes that it is written with
+_ATTRIBUTES = {
+    "utc": ("adjustment",),
+    "localtime": ("adjustment",),
+    "variable": ("adjustment", "basis"),
+    "timezone": ("timezone",),
+    "absolute": ("start",),
+}
+
+
+def complete_clock(d: Define) -> None:
+    """Clock offset, timers."""
+    node = d.domain.node.ensure("clock")
+    attrib = node.attrib
+    offset = attrib.setdefault("offset", "utc")
+    adjustment = attrib.get("adjustment")
+    if offset in ("utc", "localtime") and adjustment is not None and adjustment != "reset":
+        # a clock that was moved once keeps its distance from what it was based on
+        _number(adjustment, node)
+        attrib.update(offset="variable", basis=offset)
+        offset = "variable"
+    if offset == "variable":
+        attrib["adjustment"] = str(_number(attrib.get("adjustment", "0"), node))
+        attrib.setdefault("basis", "utc")
+    elif offset == "timezone" and not attrib.get("timezone"):
+        raise error.xml("missing 'timezone' attribute for clock with offset='timezone'", node)
+    elif offset == "absolute" and "start" not in attrib:
+        raise error.xml("missing 'start' attribute for clock with offset='absolute'", node, "seconds since 1970")
+    kept = _ATTRIBUTES[offset]
+    node.attrib = {"offset": offset, **{name: attrib[name] for name in kept if name in attrib}}
+    for timer in node.all("timer"):
+        if timer.get("name") != "tsc":
+            timer.drop("frequency", "mode")
+    # the same name twice is refused before anything is made of it
+    names = [timer.get("name") for timer in node.all("timer")]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise error.xml(f"timer '{name}' is defined twice", node.all("timer")[place])
+
+
+def _number(raw: str, node: Node) -> int:
+    try:
+        return parse_integer(raw)
+    except ValueError:
+        raise error.xml(f"unknown clock adjustment '{raw}'", node, "seconds, or 'reset'") from None
+
+
+def complete_lifecycle(d: Define) -> None:
+    """on_poweroff, on_reboot, on_crash."""
+    domain = d.domain
+    domain.on_poweroff = domain.on_poweroff or "destroy"
+    domain.on_reboot = domain.on_reboot or "restart"
+    domain.on_crash = domain.on_crash or "destroy"
+
+
+# -- checks ----------------------------------------------------------------------------------------------------------
+
+
+def check_clock(d: Define) -> None:
+    """Timers that this machine or this QEMU can not have."""
+    clock = d.domain.clock
+    for timer in clock.timers if clock is not None else ():
+        _check_timer(timer, d)
+
+
+def _check_timer(timer: Timer, d: Define) -> None:
+    name, board = timer.name, d.board
+    if name == "platform":
+        raise error.unsupported(f"unsupported timer type (name) '{name}'", timer.node)
+    if name in ("tsc", "kvmclock", "hypervclock"):
+        if timer.present is not False and not board.is_x86:
+            raise _misplaced(timer, d)
+    elif name == "rtc":
+        if timer.track == "boot":
+            raise error.unsupported(f"unsupported rtc timer track '{timer.track}'", timer.node)
+        if timer.tickpolicy in ("merge", "discard"):
+            raise error.unsupported(f"unsupported rtc timer tickpolicy '{timer.tickpolicy}'", timer.node)
+    elif name == "pit":
+        kvm_pit = d.emulator.device_property("kvm-pit", "lost_tick_policy")
+        if timer.tickpolicy == "merge" or (timer.tickpolicy == "discard" and not kvm_pit):
+            raise error.unsupported(f"unsupported pit tickpolicy '{timer.tickpolicy}'", timer.node)
+    elif name == "hpet":
+        if timer.present and not board.is_x86:
+            raise error.unsupported("hpet timer is not supported", timer.node, "x86 machines have one")
+    elif name == "armvtimer":
+        _check_armvtimer(timer, d)
+
+
+def _check_armvtimer(timer: Timer, d: Define) -> None:
+    if d.domain.virt != "kvm" or not d.board.is_arm_virt:
+        raise _misplaced(timer, d)
+    if timer.present is False:
+        raise error.unsupported(f"The '{timer.name}' timer can't be disabled", timer.node)
+    if not d.emulator.device_property("max-arm-cpu", "kvm-no-adjvtime"):
+        raise error.unsupported(
+            f"Configuring the '{timer.name}' timer is not supported with this QEMU binary", timer.node
+        )
+    if timer.tickpolicy not in (None, "delay", "discard"):
+        raise error.unsupported(
+            f"The '{timer.name}' timer does not support tickpolicy '{timer.tickpolicy}'", timer.node
+        )
+
+
+def _misplaced(timer: Timer, d: Define) -> Exception:
+    domain = d.domain
+    return error.unsupported(
+        f"Configuring the '{timer.name}' timer is not supported for virtType={domain.virt} arch={domain.arch} "
+        f"machine={domain.machine_type} guests",
+        timer.node,
+    )
+
+
+def check_lifecycle(d: Define) -> None:
+    """Actions that QEMU has no way to do."""
+    domain = d.domain
+    if domain.on_poweroff == "preserve" or domain.on_reboot == "preserve":
+        raise error.unsupported(
+            "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'", domain.node
+        )
+    if "rename-restart" in (domain.on_poweroff, domain.on_reboot, domain.on_crash):
+        raise error.unsupported(
+            "qemu driver doesn't support the 'rename-restart' action for 'on_reboot'/'on_poweroff'/'on_crash'",
+            domain.node,
+        )
+    if domain.on_poweroff == "restart" and domain.on_reboot == "destroy":
+        raise error.unsupported(
+            "qemu driver doesn't support 'onReboot' set to 'destroy and 'onPoweroff' set to 'reboot'", domain.node
+        )
+
+
+# -- options ---------------------------------------------------------------------------------------------------------
+
+_TRACKS = {"guest": "vm", "wall": "host", "realtime": "rt"}
+
+
+def rtc_options(b: Build) -> Iterator[Option]:
+    """``-rtc``, and what the timers need beside it."""
+    clock = b.domain.clock
+    assert clock is not None, "a definition has a clock"
+    pairs = {"base": _base(clock, b)}
+    timers = clock.timers
+    rtc = next((t for t in timers if t.name == "rtc"), None)
+    if rtc is not None:
+        if rtc.track in _TRACKS:
+            pairs["clock"] = _TRACKS[rtc.track]
+        if rtc.tickpolicy == "catchup":
+            pairs["driftfix"] = "slew"
+    yield b.pairs("-rtc", "", pairs, clock.node, "where the guest's clock starts")
+    for timer in timers:
+        if timer.name == "pit":
+            if timer.tickpolicy in (None, "delay", "discard"):
+                yield from _pit(timer, b)
+        elif timer.name == "hpet" and timer.present is False:
+            # since QEMU 8.0 it is a property of the machine
+            if b.board.is_x86 and not b.emulator.option("machine", "hpet"):
+                yield b.option("-no-hpet", None, timer.node)
+
+
+def _pit(timer: Timer, b: Build) -> Iterator[Option]:
+    if b.emulator.device_property("kvm-pit", "lost_tick_policy"):
+        policy = timer.tickpolicy or "delay"
+        yield b.option("-global", f"kvm-pit.lost_tick_policy={policy}", timer.node, "missed ticks of the PIT")
+
+
+def _base(clock: Clock, b: Build) -> str:
+    if clock.offset == "absolute":
+        return calendar(clock.start or 0)
+    if clock.offset == "variable":
+        local = b.host.utc_offset if clock.basis == "localtime" else 0
+        return calendar(b.host.now + local + parse_integer(clock.adjustment or "0"))
+    return "utc" if clock.offset == "utc" else "localtime"
+
+
+def calendar(seconds: int) -> str:
+    """``YYYY-mm-ddTHH:MM:SS`` of seconds since 1970, for years beyond those that ``datetime`` knows as well."""
+    days, rest = divmod(seconds, 86400)
+    # days since the first of March of year 0, in eras of 400 years (the proleptic Gregorian calendar)
+    era, day = divmod(days + 719468, 146097)
+    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    month = (5 * day + 2) // 153
+    day -= (153 * month + 2) // 5
+    year += 400 * era + (month > 9)
+    month += 3 if month < 10 else -9
+    return f"{year:04d}-{month:02d}-{day + 1:02d}T{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+
+
+def power_options(b: Build) -> Iterator[Option]:
+    """``-no-shutdown``, ``-no-acpi``, S3/S4."""
+    yield _shutdown_option(b)
+    machine = b.machine
+    features = b.domain.node.child("features")
+    acpi = features is not None and features.child("acpi") is not None
+    told = machine is not None and machine.acpi is not None
+    if not told and not acpi and b.domain.arch in ("x86_64", "i686", "aarch64"):
+        yield b.option("-no-acpi", rule="no <acpi/>, and a QEMU that has no machine property for it")
+    power = b.domain.pm
+    if power is not None:
+        device = "ICH9-LPC" if b.board.is_q35 else "PIIX4_PM"
+        states = (("disable_s3", power.suspend_to_mem), ("disable_s4", power.suspend_to_disk))
+        for name, wanted in states:
+            if wanted is not None:
+                text = f"{device}.{name}={0 if wanted else 1}"
+                yield b.option("-global", text, power.node, "which sleep states the guest sees")
+
+
+def _shutdown_option(b: Build) -> Option:
+    domain = b.domain
+    ends = domain.on_reboot == "destroy" and domain.on_poweroff == "destroy"
+    ends = ends and domain.on_crash in ("destroy", "coredump-destroy")
+    if ends and not b.emulator.qapi("set-action"):
+        return b.option("-no-reboot", None, domain.node.child("on_reboot"), "every end of the guest is the end")
+    return b.option("-no-shutdown", rule="what a shutdown means is decided by libvirt")

@@ -1,0 +1,102 @@
+"""From what an x86 CPU can do to the model of the CPU map that describes it best, and what differs.
+
+The choice must be libvirt's own, so its way of counting is kept, quirk included (see ``_cost``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from qemushim.machine.cpumap import Model, X86Map
+
+#: (family, model) of Intel CPUs whose transactional memory is broken, and below which stepping
+_BROKEN_TSX = {(6, 60): 16, (6, 63): 4, (6, 69): 16, (6, 70): 16}
+#: what the first disabled feature costs; each further one costs one more
+_FIRST_PENALTY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CpuData:
+    """What a CPU says of itself: feature bits (``X86Map``), its vendor (by the map's name) and signature."""
+
+    bits: int
+    vendor: str = ""
+    signature: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A CPU as a model and what differs from it: (feature, policy) in order."""
+
+    model: str
+    features: tuple[tuple[str, str], ...]
+    vendor: str = ""
+    #: whether another model may be taken where QEMU does not have this one
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    model: Model
+    required: list[str]
+    disabled: list[str]
+    matches: bool
+    cost: tuple[int, int]
+
+
+def decode(x86: X86Map, data: CpuData, models: Mapping[str, Iterable[str]]) -> Described | None:
+    """The guest CPU closest to ``data``, or ``None`` where no model is.
+
+    ``models``: those that QEMU has, with the features that keep each from running here (libvirt's names).
+    """
+    bits = _without_broken_tsx(x86, data)
+    best: _Candidate | None = None
+    for model in reversed(tuple(x86.models.values())):
+        if model.name not in models or not model.guest or (model.vendor and model.vendor != data.vendor):
+            continue
+        candidate = _candidate(x86, model, bits, data.signature, models[model.name])
+        if best is None or _better(candidate, best):
+            best = candidate
+    if best is None:
+        return None
+    features = [(name, "require") for name in best.required] + [(name, "disable") for name in best.disabled]
+    return Described(best.model.name, tuple(features), data.vendor)
+
+
+def _without_broken_tsx(x86: X86Map, data: CpuData) -> int:
+    if data.vendor == "Intel" and data.signature is not None:
+        *kind, stepping = data.signature
+        if stepping < _BROKEN_TSX.get((kind[0], kind[1]), 0):
+            return data.bits & ~x86.bits(("hle", "rtm"))
+    return data.bits
+
+
+def _candidate(
+    x86: X86Map, model: Model, bits: int, signature: tuple[int, int, int] | None, blockers: Iterable[str]
+) -> _Candidate:
+    """One model, with what must be added to it and taken from it."""
+    required = x86.names(bits & ~model.bits)
+    disabled = x86.names(model.bits & ~bits | x86.bits(blockers) & ~(bits & ~model.bits))
+    disabled += [name for name in model.removed if name not in required and name not in disabled]
+    matches = signature is not None and any(s.matches(*signature) for s in model.signatures)
+    return _Candidate(model, required, disabled, matches, _cost(len(required), len(disabled)))
+
+
+def _cost(required: int, disabled: int) -> tuple[int, int]:
+    """What a candidate costs in all, and the part of it that disabled features make.
+
+    Each required feature costs 1, the disabled ones 2, 3, 4, …; but as libvirt counts the features down while
+    it walks them, only the first half of the disabled ones is seen as such, the others cost 1.
+    """
+    seen = (disabled + 1) // 2
+    penalty = sum(range(_FIRST_PENALTY, _FIRST_PENALTY + seen))
+    return required + disabled - seen + penalty, penalty
+
+
+def _better(new: _Candidate, old: _Candidate) -> bool:
+    if new.matches != old.matches:
+        return new.matches
+    if new.cost[0] != old.cost[0]:
+        return new.cost[0] < old.cost[0]
+    return new.cost[1] < old.cost[1]

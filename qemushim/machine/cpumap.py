@@ -1,0 +1,340 @@
+"""``CpuMap``: which features, vendors and models of CPUs libvirt knows, from its ``cpu_map`` files.
+
+The data of an x86 CPU (what CPUID and the feature MSRs say) is one whole number, a bit of the number for each
+bit of each register that a feature of the map speaks of.  So “has it all”, “what is missing” and “what is
+more” are one operation on whole numbers each.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from qemushim.document.node import Node
+from qemushim.document.parse import parse
+from qemushim.errors import ConfigError
+
+#: the map that comes with the package, made by ``tools/record_cpumap.py``
+BUNDLED = Path(__file__).with_name("cpumap.dat")
+
+#: features of x86 that QEMU calls otherwise than libvirt does, beside those below
+_RENAMED = {
+    "pclmuldq": "pclmulqdq",
+    "vmx-invvpid-single-context-noglobals": "vmx-invept-single-context-noglobals",
+}
+#: features of x86 that libvirt writes with ``_`` and QEMU with ``-``
+_DASHED = (
+    "cmp_legacy",
+    "ds_cpl",
+    "fxsr_opt",
+    "hv-emsr_bitmap",
+    "hv-vendor_id",
+    "hv-xmm_input",
+    "kvm_pv_eoi",
+    "kvm_pv_unhalt",
+    "lahf_lm",
+    "nodeid_msr",
+    "perfctr_core",
+    "perfctr_nb",
+    "tsc_adjust",
+)
+TO_QEMU: Mapping[str, str] = {**_RENAMED, **{name: name.replace("_", "-") for name in _DASHED}}
+FROM_QEMU: Mapping[str, str] = {theirs: ours for ours, theirs in TO_QEMU.items()}
+
+#: attributes of ``<cpuid>`` and ``<msr>`` that hold a mask
+_REGISTERS = ("eax", "ebx", "ecx", "edx")
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """CPUs of a model: family, model and the steppings."""
+
+    family: int
+    model: int
+    steppings: frozenset[int] | None = None
+
+    def matches(self, family: int, model: int, stepping: int) -> bool:
+        same = self.family == family and self.model == model
+        return same and (self.steppings is None or stepping in self.steppings)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    name: str
+    bits: int
+    #: a guest that has it can not migrate
+    migratable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One x86 model of the map."""
+
+    name: str
+    #: what it consists of, without what was ``added`` or ``removed`` later
+    bits: int
+    #: name of the vendor in the map, ``""`` where any will do
+    vendor: str = ""
+    signatures: tuple[Signature, ...] = ()
+    #: whether a host's or a guest's CPU may be described by it
+    host: bool = True
+    guest: bool = True
+    #: a partial check compares with the map, rather than with what QEMU says
+    compare: bool = False
+    #: features that it lost and gained after its first release
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    #: the model of which it is another name, ``""``: none
+    alias_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class X86Map:
+    #: name → what CPUID says
+    vendors: Mapping[str, str]
+    #: in the order of the map
+    features: Mapping[str, Feature]
+    models: Mapping[str, Model]
+    #: features that are more than names
+    with_bits: tuple[Feature, ...] = ()
+    unmigratable: frozenset[str] = frozenset()
+
+    def bits(self, names: Iterable[str]) -> int:
+        """What CPUs with all these features have; names that the map does not have count for nothing."""
+        total = 0
+        for name in names:
+            feature = self.features.get(name)
+            if feature is not None:
+                total |= feature.bits
+        return total
+
+    def names(self, bits: int) -> list[str]:
+        """The features that make up ``bits``, in the order of the map."""
+        found = []
+        for feature in self.with_bits:
+            if not bits:
+                break
+            if feature.bits & bits == feature.bits:
+                found.append(feature.name)
+                bits ^= feature.bits
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ppc64Map:
+    #: model → (value, mask) of the processor version registers
+    models: Mapping[str, tuple[tuple[int, int], ...]]
+    #: model → name of its vendor
+    vendors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ArmMap:
+    features: frozenset[str]
+    models: tuple[str, ...]
+
+
+class CpuMap:
+    """The CPU map of one libvirt; every architecture is unpacked when it is first asked for."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = data
+        #: results that depend on this map, by purpose (``machine.cpuhost``)
+        self.memory: dict[Any, Any] = {}
+
+    @classmethod
+    def read(cls, files: Mapping[str, str]) -> CpuMap:
+        """The map of a folder ``cpu_map``: file name → XML text, ``index.xml`` among them.
+
+        Raises ``ConfigError`` where a file is missing or malformed.
+        """
+        return cls(_Reader(files).data())
+
+    @classmethod
+    def load(cls, packed: bytes) -> CpuMap:
+        """The map from what ``dump`` made."""
+        return cls(json.loads(zlib.decompress(packed)))
+
+    @classmethod
+    def bundled(cls) -> CpuMap:
+        """The map of libvirt 11.3 that comes with this package, read once."""
+        return _bundled()
+
+    def dump(self) -> bytes:
+        """The map in a compact form."""
+        return zlib.compress(json.dumps(self._data, separators=(",", ":")).encode(), 9)
+
+    @cached_property
+    def x86(self) -> X86Map:
+        return _unpack_x86(self._data["x86"])
+
+    @cached_property
+    def ppc64(self) -> Ppc64Map:
+        models = self._data["ppc64"]["models"]
+        return Ppc64Map(
+            {m["name"]: tuple((value, mask) for value, mask in m["pvr"]) for m in models},
+            {m["name"]: m["vendor"] for m in models if "vendor" in m},
+        )
+
+    @cached_property
+    def arm(self) -> ArmMap:
+        data = self._data["arm"]
+        return ArmMap(
+            frozenset(f["name"] for f in data["features"]), tuple(m["name"] for m in data["models"])
+        )
+
+
+@cache
+def _bundled() -> CpuMap:
+    return CpuMap.load(BUNDLED.read_bytes())
+
+
+# -- unpacking ---------------------------------------------------------------------------------------------
+
+
+def _unpack_x86(data: Mapping[str, Any]) -> X86Map:
+    places: dict[str, int] = {}
+    features = {}
+    for item in data["features"]:
+        bits = 0
+        for register, mask in item.get("bits", ()):
+            bits |= mask << places.setdefault(register, 32 * len(places))
+        features[item["name"]] = Feature(item["name"], bits, not item.get("stays", False))
+    models: dict[str, Model] = {}
+    for item in data["models"]:
+        models[item["name"]] = _unpack_model(item, features, models)
+    return X86Map(
+        dict(data["vendors"]),
+        features,
+        models,
+        with_bits=tuple(f for f in features.values() if f.bits),
+        unmigratable=frozenset(f.name for f in features.values() if not f.migratable),
+    )
+
+
+def _unpack_model(
+    item: Mapping[str, Any], features: Mapping[str, Feature], models: Mapping[str, Model]
+) -> Model:
+    base = models.get(item.get("base", ""))
+    bits = base.bits if base else 0
+    for name in item.get("features", ()):
+        bits |= features[name].bits
+    signatures = tuple(
+        Signature(family, model, frozenset(steppings) if steppings else None)
+        for family, model, steppings in item.get("signatures", ())
+    )
+    own = any(key in item for key in ("features", "removed", "added"))
+    return Model(
+        name=item["name"],
+        bits=bits,
+        vendor=item.get("vendor", base.vendor if base else ""),
+        signatures=signatures or (base.signatures if base else ()),
+        host=item.get("host", True),
+        guest=item.get("guest", True),
+        compare=item.get("compare", False),
+        removed=(*(base.removed if base else ()), *item.get("removed", ())),
+        added=(*(base.added if base else ()), *item.get("added", ())),
+        alias_of=base.name if base and not own and not signatures else "",
+    )
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """``index.xml`` and what it includes, as plain data."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self.files = files
+
+    def data(self) -> dict[str, Any]:
+        found = {}
+        for arch in self.open("index.xml").all("arch"):
+            elements = list(self.elements(arch))
+            found[arch.get("name") or ""] = {
+                "vendors": {
+                    _name(e): e.get("string") or e.get("value") for e in elements if e.tag == "vendor"
+                },
+                "features": [_feature(e) for e in elements if e.tag == "feature"],
+                "models": [_model(e) for e in elements if e.tag == "model"],
+            }
+        return found
+
+    def open(self, name: str) -> Node:
+        if name not in self.files:
+            raise ConfigError(f"CPU map: no file {name}", file=name)
+        return parse(self.files[name], name)
+
+    def elements(self, parent: Node) -> Iterator[Node]:
+        """Vendors, features and models below an element, included files in their place."""
+        for node in parent.children:
+            if node.tag == "include":
+                yield from self.elements(self.open(node.get("filename") or ""))
+            elif node.tag == "group":
+                yield from self.elements(node)
+            elif node.tag in ("vendor", "feature", "model"):
+                yield node
+
+
+def _name(node: Node) -> str:
+    return node.get("name") or ""
+
+
+def _feature(node: Node) -> dict[str, Any]:
+    item: dict[str, Any] = {"name": _name(node)}
+    bits = []
+    for part in node.children:
+        if part.tag == "cpuid":
+            where = f"{_number(part, 'eax_in'):x}.{_number(part, 'ecx_in'):x}"
+        elif part.tag == "msr":
+            where = f"m{_number(part, 'index'):x}"
+        else:
+            continue
+        bits += [(f"{where}.{r}", _number(part, r)) for r in _REGISTERS if _number(part, r)]
+    if bits:
+        item["bits"] = bits
+    if node.get("migratable") == "no":
+        item["stays"] = True
+    return item
+
+
+def _model(node: Node) -> dict[str, Any]:
+    item: dict[str, Any] = {"name": _name(node)}
+    for key, tag in (("base", "model"), ("vendor", "vendor")):
+        child = node.child(tag)
+        if child is not None:
+            item[key] = _name(child)
+    decode = node.child("decode")
+    if decode is not None:
+        item.update({side: False for side in ("host", "guest") if decode.get(side) == "off"})
+    if node.value("check/@partial") == "compat":
+        item["compare"] = True
+    signatures = [
+        (_number(s, "family"), _number(s, "model"), _steppings(s.get("stepping") or ""))
+        for s in node.all("signature")
+    ]
+    pvr = [(_number(p, "value"), _number(p, "mask", 0xFFFFFFFF)) for p in node.all("pvr")]
+    features: dict[str, list[str]] = {}
+    for child in node.all("feature"):
+        kind = next((k for k in ("removed", "added") if child.get(k) == "yes"), "features")
+        features.setdefault(kind, []).append(_name(child))
+    item.update({key: value for key, value in (("signatures", signatures), ("pvr", pvr)) if value})
+    return {**item, **features}
+
+
+def _number(node: Node, name: str, default: int = 0) -> int:
+    return int(node.get(name) or str(default), 0)
+
+
+def _steppings(text: str) -> list[int]:
+    """``0-4`` or ``3,7`` → numbers; nothing for any."""
+    found: list[int] = []
+    for part in filter(None, text.split(",")):
+        low, _, high = part.partition("-")
+        found += range(int(low), int(high or low) + 1)
+    return found

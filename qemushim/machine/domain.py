@@ -1,0 +1,219 @@
+"""``Domain``: the document of one guest as typed elements.  https://libvirt.org/formatdomain.html
+
+``Guest`` (above) is what users hold; the phases work on this.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from qemushim.board import Board
+from qemushim.devices import BY_TAG, KINDS
+from qemushim.devices.base import Device
+from qemushim.document.fields import Choice, Many, One, OnOff, Size, Text, Unsigned, Verbatim
+from qemushim.document.item import Item, check
+from qemushim.document.node import COMMENT, Node
+from qemushim.document.writer import write
+from qemushim.errors import error
+from qemushim.machine.boot import Os
+from qemushim.machine.clock import CRASH, LIFECYCLE, LOCKFAILURE, Action, Clock
+from qemushim.machine.cpu import Cpu
+from qemushim.machine.cputune import Cputune
+from qemushim.machine.features import Features
+from qemushim.machine.memory import MemoryBacking
+from qemushim.machine.namespace import Capabilities, Commandline, Deprecation, Override
+from qemushim.machine.numa import NumaTune
+from qemushim.machine.order import insert_device
+from qemushim.machine.security import Keywrap, LaunchSecurity, Seclabel
+from qemushim.machine.smbios import Sysinfo
+from qemushim.machine.throttle import ThrottleGroups
+from qemushim.machine.tune import Blkiotune, Idmap, Memtune, Perf, PowerManagement, Resource
+from qemushim.machine.vcpu import IothreadIds, Vcpu, Vcpus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+D = TypeVar("D", bound=Device)
+#: named here, because ``Domain`` has a field that is called ``type``
+Kind = type[D]
+
+VIRT_TYPES = "qemu kvm xen lxc uml openvz test vmware hyperv vbox phyp parallels bhyve vz hvf".split()
+
+#: tags in the order in which phases walk the devices (defaults, CCW numbers, USB ports, validation)
+DEVICE_ORDER = (
+    "disk interface sound hostdev video controller smartcard serial parallel channel console input filesystem watchdog "
+    "memballoon rng nvram hub shmem tpm panic memory redirdev iommu vsock crypto pstore graphics audio lease"
+).split()
+
+
+class Devices(Item):
+    """``<devices>``: the emulator's path and the devices, grouped by kind in libvirt's order."""
+
+    tag = "devices"
+    emulator = Text("emulator")
+
+
+for _kind in KINDS:
+    Devices.schema.add(Many(_kind.tag, _kind), (_kind.tag,))
+
+
+class Domain(Item):
+    """The root element.  The order of the fields is libvirt's writing order."""
+
+    tag = "domain"
+    type = Choice("@type", VIRT_TYPES)
+    qemu_namespace = Text("@xmlns:qemu")
+    name_ = Text("name")
+    uuid = Text("uuid")
+    genid = Text("genid")
+    title = Text("title")
+    description = Text("description")
+    metadata = Verbatim("metadata")
+    max_memory_slots = Unsigned("maxMemory/@slots")
+    max_memory = Size("maxMemory")
+    memory_dump_core = OnOff("memory/@dumpCore")
+    memory = Size("memory")
+    current_memory = Size("currentMemory")
+    blkiotune = One("blkiotune", Blkiotune)
+    memtune = One("memtune", Memtune)
+    memory_backing = One("memoryBacking", MemoryBacking)
+    vcpu = One("vcpu", Vcpu)
+    vcpus = One("vcpus", Vcpus)
+    iothreads = Text("iothreads")
+    iothreadids = One("iothreadids", IothreadIds)
+    default_iothread_min = Text("defaultiothread/@thread_pool_min")
+    default_iothread_max = Text("defaultiothread/@thread_pool_max")
+    throttle_groups = One("throttlegroups", ThrottleGroups)
+    cputune = One("cputune", Cputune)
+    numatune = One("numatune", NumaTune)
+    resource = One("resource", Resource)
+    sysinfo = Many("sysinfo", Sysinfo)
+    bootloader = Text("bootloader")
+    bootloader_args = Text("bootloader_args")
+    os = One("os", Os)
+    idmap = One("idmap", Idmap)
+    features = One("features", Features)
+    cpu = One("cpu", Cpu)
+    clock = One("clock", Clock)
+    on_poweroff = Action("on_poweroff", LIFECYCLE)
+    on_reboot = Action("on_reboot", LIFECYCLE)
+    on_crash = Action("on_crash", CRASH)
+    on_lockfailure = Action("on_lockfailure", LOCKFAILURE)
+    pm = One("pm", PowerManagement)
+    perf = One("perf", Perf)
+    devices_ = One("devices", Devices, keep_empty=True)
+    seclabels = Many("seclabel", Seclabel)
+    keywrap = One("keywrap", Keywrap)
+    launch_security = One("launchSecurity", LaunchSecurity)
+    qemu_commandline = One("qemu:commandline", Commandline)
+    qemu_capabilities = One("qemu:capabilities", Capabilities)
+    qemu_override = One("qemu:override", Override)
+    qemu_deprecation = One("qemu:deprecation", Deprecation)
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self.lists: dict[str, list[Device]] = {tag: [] for tag in BY_TAG}
+        devices = node.child("devices")
+        for child in devices.children if devices is not None else ():
+            kind = BY_TAG.get(child.tag)
+            if kind is not None:
+                insert_device(self.lists[child.tag], kind(child))
+
+    # -- what everything asks ----------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.name_ or ""
+
+    @property
+    def virt(self) -> str:
+        """The domain type: ``kvm``, ``qemu``, ``hvf``."""
+        return self.type or ""
+
+    @property
+    def arch(self) -> str:
+        return self.node.value("os/type/@arch") or ""
+
+    @property
+    def machine_type(self) -> str:
+        return self.node.value("os/type/@machine") or ""
+
+    @cached_property
+    def _boards(self) -> dict[tuple[str, str], Board]:
+        return {}
+
+    @property
+    def board(self) -> Board:
+        """Architecture and machine type, as they are now (``define`` fills them in)."""
+        key = (self.arch, self.machine_type)
+        if key not in self._boards:
+            self._boards[key] = Board(*key)
+        return self._boards[key]
+
+    # -- devices -----------------------------------------------------------------------------------------------------
+
+    def all(self, kind: Kind[D]) -> list[D]:
+        """The devices of one kind, in libvirt's order (see ``order.insert_device``)."""
+        return self.lists[kind.tag]  # type: ignore[return-value]
+
+    def every(self) -> Iterator[Device]:
+        """Every device, kind by kind in the order in which phases walk them."""
+        for tag in DEVICE_ORDER:
+            yield from tuple(self.lists[tag])
+
+    def add(self, kind: Kind[D], attrib: dict[str, str] | None = None, *, first: bool = False) -> D:
+        """A new device, at the place among its kind where libvirt would put it."""
+        node = Node(kind.tag, attrib or {})
+        device = kind(node)
+        self.node.ensure("devices").append(node)
+        if first:
+            self.lists[kind.tag].insert(0, device)
+        else:
+            insert_device(self.lists[kind.tag], device)
+        return device
+
+    def adopt(self, node: Node) -> Device:
+        """Take in the element of a device.  Raises ``ConfigError`` where it is no device or a value is malformed."""
+        kind = BY_TAG.get(node.tag)
+        if kind is None:
+            raise error.xml(f"unknown device type '{node.tag}'", node, f"one of: {', '.join(sorted(BY_TAG))}")
+        check(node, kind.schema_for(node))
+        device = kind(node)
+        self.node.ensure("devices").append(node)
+        insert_device(self.lists[node.tag], device)
+        return device
+
+    def remove(self, device: Device) -> None:
+        self.node.ensure("devices").remove(device.node)
+        self.lists[device.tag] = [d for d in self.lists[device.tag] if d is not device]
+
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def check_fields(self) -> None:
+        """Every declared value once.  Raises ``ConfigError`` at the first that is wrong."""
+        check(self.node, self.schema)
+
+    def to_xml(self) -> str:
+        """In libvirt's writing style."""
+        root = Node(self.node.tag, self.node.attrib, text=self.node.text, line=self.node.line)
+        for child in self.node.children:
+            if child.tag == "devices":
+                ordered = Node("devices", child.attrib, line=child.line)
+                others = [n for n in child.children if n.tag not in BY_TAG and n.tag != COMMENT]
+                ordered.children = others + [device.node for devices in self.lists.values() for device in devices]
+                root.children.append(ordered)
+            else:
+                root.children.append(child)
+        return write(root, self.schema)
+
+
+def require_domain(node: Node) -> None:
+    """Raise ``ConfigError`` unless the document is one of a domain."""
+    if node.tag != "domain":
+        raise error.xml(
+            f"unexpected root element <{node.tag}>, expecting <domain>", node, "this is not a domain document"
+        )
+
+
+__all__ = ["DEVICE_ORDER", "Devices", "Domain", "require_domain"]

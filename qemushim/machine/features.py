@@ -1,0 +1,348 @@
+"""``<features>``.  https://libvirt.org/formatdomain.html#hypervisor-features"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option
+from qemushim.document.fields import Choice, OnOff, One, Present, Size, Switch, Text, Unsigned
+from qemushim.document.item import Item
+from qemushim.document.units import to_bytes
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build, Context, Define
+    from qemushim.document.node import Node
+
+#: features of ``<hyperv>`` that have a state and nothing else
+_HYPERV = (
+    "relaxed vapic spinlocks vpindex runtime synic stimer reset vendor_id frequencies reenlightenment tlbflush ipi evmcs "
+    "avic emsr_bitmap xmm_input"
+).split()
+
+
+class Hyperv(Item):
+    """``<hyperv>``: enlightenments that a Windows guest looks for."""
+
+    tag = "hyperv"
+    mode = Choice("@mode", ("none", "custom", "passthrough"))
+    relaxed = OnOff("relaxed/@state")
+    vapic = OnOff("vapic/@state")
+    spinlocks = OnOff("spinlocks/@state")
+    spinlock_retries = Unsigned("spinlocks/@retries")
+    vpindex = OnOff("vpindex/@state")
+    runtime = OnOff("runtime/@state")
+    synic = OnOff("synic/@state")
+    stimer = OnOff("stimer/@state")
+    stimer_direct = OnOff("stimer/direct/@state")
+    reset = OnOff("reset/@state")
+    vendor_id = OnOff("vendor_id/@state")
+    vendor_id_value = Text("vendor_id/@value")
+    frequencies = OnOff("frequencies/@state")
+    reenlightenment = OnOff("reenlightenment/@state")
+    tlbflush = OnOff("tlbflush/@state")
+    tlbflush_direct = OnOff("tlbflush/direct/@state")
+    tlbflush_extended = OnOff("tlbflush/extended/@state")
+    ipi = OnOff("ipi/@state")
+    evmcs = OnOff("evmcs/@state")
+    avic = OnOff("avic/@state")
+    emsr_bitmap = OnOff("emsr_bitmap/@state")
+    xmm_input = OnOff("xmm_input/@state")
+
+
+Hyperv.schema.opened = True
+
+
+class Kvm(Item):
+    """``<kvm>``: what the guest sees of KVM."""
+
+    tag = "kvm"
+    hidden = OnOff("hidden/@state")
+    hint_dedicated = OnOff("hint-dedicated/@state")
+    poll_control = OnOff("poll-control/@state")
+    pv_ipi = OnOff("pv-ipi/@state")
+    dirty_ring = OnOff("dirty-ring/@state")
+    dirty_ring_size = Unsigned("dirty-ring/@size")
+
+
+class Xen(Item):
+    """``<xen>``"""
+
+    tag = "xen"
+    e820_host = OnOff("e820_host/@state")
+    passthrough = OnOff("passthrough/@state")
+    passthrough_mode = Choice("passthrough/@mode", ("sync_pt", "share_pt"))
+
+
+class Features(Item):
+    """``<features>``, in libvirt's order."""
+
+    tag = "features"
+    acpi = Present("acpi")
+    apic = Present("apic")
+    apic_eoi = OnOff("apic/@eoi")
+    pae = Present("pae")
+    hap = OnOff("hap/@state")
+    viridian = Present("viridian")
+    privnet = Present("privnet")
+    hyperv = One("hyperv", Hyperv)
+    kvm = One("kvm", Kvm)
+    pvspinlock = OnOff("pvspinlock/@state")
+    capabilities_policy = Choice("capabilities/@policy", ("default", "allow", "deny"))
+    pmu = OnOff("pmu/@state")
+    vmport = OnOff("vmport/@state")
+    gic_version = Choice("gic/@version", ("2", "3", "host"))
+    smm = OnOff("smm/@state")
+    tseg_unit = Text("smm/tseg/@unit")
+    tseg = Text("smm/tseg")
+    ioapic = Choice("ioapic/@driver", ("kvm", "qemu"))
+    hpt_resizing = Choice("hpt/@resizing", ("enabled", "disabled", "required"))
+    hpt_max_page_size = Size("hpt/maxpagesize")
+    vmcoreinfo = OnOff("vmcoreinfo/@state")
+    htm = OnOff("htm/@state")
+    nested_hv = OnOff("nested-hv/@state")
+    msrs = Choice("msrs/@unknown", ("ignore", "fault"))
+    ccf_assist = OnOff("ccf-assist/@state")
+    xen = One("xen", Xen)
+    cfpc = Choice("cfpc/@value", ("broken", "workaround", "fixed"))
+    sbbc = Choice("sbbc/@value", ("broken", "workaround", "fixed"))
+    ibs = Choice("ibs/@value", ("broken", "workaround", "fixed-ibs", "fixed-ccd", "fixed-na"))
+    tb_cache = Size("tcg/tb-cache")
+    async_teardown = Switch("async-teardown/@enabled")
+    ras = OnOff("ras/@state")
+    ps2 = OnOff("ps2/@state")
+    aia = Choice("aia/@value", ("none", "aplic", "aplic-imsic"))
+
+
+#: features that are on where the element says nothing of a state
+_ON_BY_DEFAULT = ("hap", "pvspinlock", "pmu", "vmport", "smm", "vmcoreinfo")
+#: features whose state must be said, by attribute
+_REQUIRED = {
+    "htm": "state",
+    "nested-hv": "state",
+    "ccf-assist": "state",
+    "ras": "state",
+    "ps2": "state",
+    "ioapic": "driver",
+    "cfpc": "value",
+    "sbbc": "value",
+    "ibs": "value",
+    "aia": "value",
+    "msrs": "unknown",
+}
+
+
+def strip_acpi(d: Define) -> None:
+    """s390 guests that exist lose an ACPI feature their machine never had."""
+    features = d.domain.node.child("features")
+    machine = d.machine
+    if features is None or d.update or not d.board.is_s390 or machine is None or machine.acpi is not False:
+        return
+    features.discard("acpi")
+
+
+def complete_features(d: Define) -> None:
+    """Feature defaults."""
+    features = d.domain.node.child("features")
+    if features is not None:
+        for name in _ON_BY_DEFAULT:
+            given = features.child(name)
+            if given is not None:
+                given.attrib.setdefault("state", "on")
+        for name, attribute in _REQUIRED.items():
+            given = features.child(name)
+            if given is not None and not given.get(attribute):
+                raise error.xml(f"Missing required attribute '{attribute}' in element '{name}'", given)
+        teardown = features.child("async-teardown")
+        if teardown is not None:
+            teardown.attrib.setdefault("enabled", "yes")
+        hyperv = features.child("hyperv")
+        if hyperv is not None:
+            _complete_hyperv(hyperv)
+        _complete_sizes(features)
+    if d.board.is_arm_virt:
+        _complete_gic(d)
+    if _wants_split_irqchip(d):
+        features = d.domain.node.ensure("features")
+        features.ensure("ioapic").attrib.setdefault("driver", "qemu")
+
+
+def _complete_hyperv(hyperv: Node) -> None:
+    if hyperv.attrib.setdefault("mode", "custom") == "passthrough":
+        hyperv.children = []
+    for child in hyperv.children:
+        if child.tag in _HYPERV and child.get("state") != "on":
+            child.children = []
+            child.drop("retries", "value")
+
+
+def _complete_sizes(features: Node) -> None:
+    item = Features(features)
+    hpt = features.child("hpt")
+    if hpt is not None:
+        if item.hpt_max_page_size is not None:
+            item.hpt_max_page_size = item.hpt_max_page_size
+        elif item.hpt_resizing is None:
+            features.remove(hpt)
+    if item.tb_cache is not None:
+        item.tb_cache = item.tb_cache
+    tseg = features.find("smm/tseg")
+    if tseg is not None:
+        try:
+            size = to_bytes(tseg.text, tseg.get("unit"), "MiB")
+        except ValueError as reason:
+            raise error.xml(f"invalid tseg size: {reason}", tseg, "<tseg unit='MiB'>48</tseg>") from None
+        tseg.text, unit = _pretty(size)
+        tseg.set("unit", unit)
+
+
+def _pretty(size: int) -> tuple[str, str]:
+    """Bytes in the largest binary unit that leaves a whole number."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if not size or size % 1024:
+            return str(size), unit
+        size //= 1024
+    return str(size), "EiB"
+
+
+def _complete_gic(d: Define) -> None:
+    """The newest interrupt controller that KVM knows; QEMU's own version 3 is not trusted for a default."""
+    gic = d.domain.node.ensure("features").ensure("gic")
+    if gic.get("version"):
+        return
+    # any other accelerator than KVM gets version 2, which all have
+    kernel = {unit.version for unit in d.emulator.gic if unit.kernel and d.domain.virt == "kvm"}
+    gic.set("version", 3 if 3 in kernel else 2)
+
+
+def _wants_split_irqchip(d: Define) -> bool:
+    """Interrupt remapping, and more vCPUs than an 8-bit APIC id can tell apart, need QEMU's I/O APIC."""
+    units = d.domain.lists["iommu"]
+    if not units:
+        return False
+    if any(unit.node.value("driver/@intremap") == "on" for unit in units):
+        return True
+    return d.board.is_q35 and int(d.domain.node.value("vcpu") or 1) > 255
+
+
+# -- SMM ---------------------------------------------------------------------------------------------------------
+
+
+def _tseg_bytes(c: Context) -> tuple[int, Node] | None:
+    node = c.domain.node.find("features/smm/tseg")
+    if node is None:
+        return None
+    return to_bytes(node.text, node.get("unit"), "MiB"), node
+
+
+def check_tseg(d: Define) -> None:
+    """SMM TSEG: what it needs, and its size."""
+    found = _tseg_bytes(d)
+    if found is None:
+        return
+    size, node = found
+    if not d.board.is_q35:
+        raise error.unsupported("SMM TSEG is only supported with q35 machine type", node)
+    if not d.emulator.device_property("mch", "extended-tseg-mbytes"):
+        raise error.unsupported("Setting TSEG size is not supported with this QEMU binary", node)
+    if size % (1 << 20):
+        raise error.unsupported("SMM TSEG size must be divisible by 1 MiB", node)
+
+
+def tseg_options(b: Build) -> Iterator[Option]:
+    """``-global mch.extended-tseg-mbytes``."""
+    found = _tseg_bytes(b)
+    if found is not None:
+        text = f"mch.extended-tseg-mbytes={found[0] >> 20}"
+        yield b.option("-global", text, found[1], "memory that belongs to system management mode")
+
+
+# -- checks ----------------------------------------------------------------------------------------------------------
+
+#: features that only some boards have, in libvirt's order
+_BOARDS = {
+    "hyperv": ("is_x86", "is_arm"),
+    "pvspinlock": ("is_x86",),
+    "vmport": ("is_x86",),
+    "gic": ("is_arm_virt",),
+    "smm": ("is_x86",),
+    "ioapic": ("is_x86",),
+    "hpt": ("is_pseries",),
+    "htm": ("is_pseries",),
+    "nested-hv": ("is_pseries",),
+    "ccf-assist": ("is_pseries",),
+    "cfpc": ("is_pseries",),
+    "sbbc": ("is_pseries",),
+    "ibs": ("is_pseries",),
+    "ras": ("is_arm_virt",),
+    "ps2": ("is_x86",),
+    "aia": ("is_riscv_virt",),
+}
+
+
+def check_features(d: Define) -> None:
+    """Features that this machine or this QEMU can not have."""
+    features = d.domain.node.child("features")
+    if features is None:
+        return
+    for name, boards in _BOARDS.items():
+        node = features.child(name)
+        if node is None:
+            continue
+        if not any(getattr(d.board, board) for board in boards):
+            raise error.unsupported(
+                f"The '{name}' feature is not supported for architecture '{d.domain.arch}' or machine type "
+                f"'{d.domain.machine_type}'",
+                node,
+            )
+        check = _CHECKS.get(name)
+        if check is not None:
+            check(d, node)
+    kvm = features.child("kvm")
+    if kvm is not None:
+        _check_kvm(d, kvm)
+    teardown = features.child("async-teardown")
+    if teardown is not None and not d.emulator.option("run-with", "async-teardown"):
+        raise error.unsupported("asynchronous teardown is not available with this QEMU binary", teardown)
+
+
+def _check_ps2(d: Define, node: Node) -> None:
+    if not d.emulator.device_property("generic-pc-machine", "i8042"):
+        raise error.unsupported("ps2 feature state cannot be controlled with this QEMU binary", node)
+    if node.get("state") != "off":
+        return
+    inputs = (device.node for device in d.domain.lists["input"])
+    if any(i.get("bus") == "ps2" for i in inputs):
+        raise error.unsupported("ps2 bus inputs require the ps2 feature not to be disabled", node)
+    vmport = d.domain.node.find("features/vmport")
+    if vmport is not None and vmport.get("state") == "on":
+        raise error.unsupported("vmport feature requires the ps2 feature not to be disabled", vmport)
+
+
+def _check_vmport(d: Define, node: Node) -> None:
+    if not d.emulator.has_device("vmport"):
+        raise error.unsupported("vmport is not available with this QEMU binary", node)
+
+
+def _check_ras(d: Define, node: Node) -> None:
+    if not d.emulator.device_property("virt-machine", "ras"):
+        raise error.unsupported("ras feature is not available with this QEMU binary", node)
+
+
+def _check_aia(d: Define, node: Node) -> None:
+    if not d.emulator.device_property("virt-machine", "aia"):
+        raise error.unsupported("aia feature is not available with this QEMU binary", node)
+
+
+def _check_kvm(d: Define, node: Node) -> None:
+    item = Kvm(node)
+    if item.dirty_ring:
+        if d.domain.virt != "kvm":
+            raise error.unsupported("'dirty-ring' is only supported on KVM", node)
+        size = item.dirty_ring_size or 0
+        if not 1024 <= size <= 65536 or size & (size - 1):
+            raise error.xml("dirty ring must be power of 2 and ranges [1024, 65536]", node)
+
+
+_CHECKS = {"aia": _check_aia, "ps2": _check_ps2, "ras": _check_ras, "vmport": _check_vmport}

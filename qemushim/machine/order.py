@@ -1,0 +1,139 @@
+"""Where a device goes in the list of its kind, as libvirt inserts it (define.md: list insertion rules)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option
+from qemushim.devices.address import disk_index
+from qemushim.devices.base import Device
+from qemushim.devices.controller import Controller, pci_hole64_options
+from qemushim.devices.disk import Disk, disk_options
+from qemushim.devices.hostdev import hostdev_options
+from qemushim.devices.interface import interface_options
+from qemushim.devices.smartcard import smartcard_options
+from qemushim.devices.tpm import tpm_options
+from qemushim.devices.video import Video
+from qemushim.devices.watchdog import watchdog_options
+from qemushim.document.units import parse_integer
+
+if TYPE_CHECKING:
+    from qemushim.context import Build
+
+
+def _disk(devices: list[Device], new: Device) -> int:
+    """Disks of one bus stand together, ordered by target name; a new bus comes last."""
+    bus, name = _bus(new), disk_index(new.node.value("target/@dev") or "")
+    place = -1
+    for at in range(len(devices) - 1, -1, -1):
+        if _bus(devices[at]) != bus:
+            continue
+        if disk_index(devices[at].node.value("target/@dev") or "") <= name:
+            # those of one bus are in order already: the ones before have lower names still
+            return at + 1 if place < 0 else place
+        place = at
+    return len(devices) if place < 0 else place
+
+
+def _bus(disk: Device) -> str:
+    return disk.node.value("target/@bus") or ""
+
+
+def _controller(devices: list[Device], new: Device) -> int:
+    """Controllers of one type stand together, by index; a new type comes last.
+
+    One without an index comes last of its type; a USB controller comes before its companions of that index.
+    """
+    kind, key = new.node.get("type"), _controller_key(new)
+    place = -1
+    for at in range(len(devices) - 1, -1, -1):
+        if devices[at].node.get("type") != kind:
+            continue
+        other = _controller_key(devices[at])
+        if key[0] < 0:
+            return at + 1
+        if other > key:
+            place = at
+            continue
+        place = at + 1 if place < 0 else place
+        if other[0] >= 0:
+            return place
+    return len(devices) if place < 0 else place
+
+
+def _controller_key(controller: Device) -> tuple[int, bool]:
+    """Index, -1 for none; whether it is a companion."""
+    index = controller.node.get("index")
+    companion = isinstance(controller, Controller) and controller.is_companion
+    return (-1 if index is None else parse_integer(index), companion)
+
+
+def _video(devices: list[Device], new: Device) -> int:
+    """The primary video device is the first."""
+    return 0 if new.node.value("model/@primary") == "yes" else len(devices)
+
+
+_PLACES: dict[str, Callable[[list[Device], Device], int]] = {
+    Controller.tag: _controller,
+    Disk.tag: _disk,
+    Video.tag: _video,
+}
+
+
+def insert_device(devices: list[Device], new: Device) -> None:
+    """Insert a device among those of its kind; most kinds keep the order of the document."""
+    place = _PLACES.get(new.tag)
+    devices.insert(len(devices) if place is None else place(devices, new), new)
+
+
+# -- option groups ---------------------------------------------------------------------------------
+
+
+def _of_kind(tag: str) -> Callable[[Build], Iterator[Option]]:
+    def options(b: Build) -> Iterator[Option]:
+        for device in b.domain.lists[tag]:
+            yield from device.options(b)
+
+    options.__name__ = f"{tag}_options"
+    return options
+
+
+def _filtered(tag: str, want: Callable[[Device], bool]) -> Callable[[Build], Iterator[Option]]:
+    def options(b: Build) -> Iterator[Option]:
+        for device in b.domain.lists[tag]:
+            if want(device):
+                yield from device.options(b)
+
+    return options
+
+
+#: controller types in the order of their options; CCID comes behind the USB hubs
+CONTROLLER_ORDER = ("pci", "usb", "scsi", "ide", "sata", "virtio-serial")
+
+
+def _controllers(b: Build) -> Iterator[Option]:
+    for kind in CONTROLLER_ORDER:
+        for device in b.domain.lists["controller"]:
+            if device.node.get("type") == kind:
+                yield from device.options(b)
+
+
+#: groups that are more than “every device of that tag”
+_GROUPS: dict[str, Callable[[Build], Iterator[Option]]] = {
+    "controller": _controllers,
+    "ccid": _filtered("controller", lambda device: device.node.get("type") == "ccid"),
+    "pci-hole64": pci_hole64_options,
+    "disk": disk_options,
+    "hostdev": hostdev_options,
+    "interface": interface_options,
+    "watchdog": watchdog_options,
+    "tpm": tpm_options,
+    "smartcard": smartcard_options,
+}
+
+
+def option_groups(*names: str) -> Iterator[Callable[[Build], Iterator[Option]]]:
+    """The functions that make the options of device groups."""
+    for name in names:
+        yield _GROUPS.get(name) or _of_kind(name)

@@ -1,0 +1,56 @@
+"""``<throttlegroups>``: limits that several disks share.
+
+https://libvirt.org/formatdomain.html#throttlegroups
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qemushim.command.option import Option, Value
+from qemushim.devices.block_limits import Limits
+from qemushim.document.fields import Many
+from qemushim.document.item import Item
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Build, Define
+
+
+class ThrottleGroups(Item):
+    """The groups; disks name them in ``<throttlefilters>``."""
+
+    tag = "throttlegroups"
+    groups = Many("throttlegroup", Limits)
+
+
+def throttle_groups(domain: Item) -> list[Limits]:
+    """The groups of a domain, in document order."""
+    node = domain.node.child("throttlegroups")
+    return ThrottleGroups(node).groups if node is not None else []
+
+
+def check_throttle(d: Define) -> None:
+    """Every group has a name of its own and limits that QEMU takes.  Raises ``ConfigError``."""
+    seen: set[str] = set()
+    for group in throttle_groups(d.domain):
+        name = group.group_name
+        if not name:
+            raise error.xml("Missing group_name in <throttlegroup>", group.node)
+        if name in seen:
+            raise error.xml(f"duplicate group name '{name}' found", group.node)
+        seen.add(name)
+        group.check()
+
+
+def throttle_options(b: Build) -> Iterator[Option]:
+    """``-object throttle-group`` for every group that limits anything."""
+    for group in throttle_groups(b.domain):
+        if group.group_name and group.values():
+            properties: dict[str, Value] = {
+                "qom-type": "throttle-group",
+                "id": f"throttle-{group.group_name}",
+                "limits": group.qemu(),
+            }
+            yield b.object(properties, group.node, "limits that disks share")

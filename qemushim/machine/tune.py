@@ -1,0 +1,154 @@
+"""What is tuned on the host side and never reaches the command line.
+
+https://libvirt.org/formatdomain.html#block-i-o-tuning
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qemushim.document.fields import Choice, Many, Size, Switch, Text, Unsigned
+from qemushim.document.item import Item
+from qemushim.errors import error
+
+if TYPE_CHECKING:
+    from qemushim.context import Define
+
+#: KiB: as much as libvirt can hold means no limit at all
+UNLIMITED = (1 << 53) - 1
+
+
+class BlkioDevice(Item):
+    """``<device>`` of ``<blkiotune>``: limits of one block device of the host."""
+
+    tag = "device"
+    path = Text("path")
+    weight = Unsigned("weight")
+    read_iops = Unsigned("read_iops_sec")
+    write_iops = Unsigned("write_iops_sec")
+    read_bytes = Unsigned("read_bytes_sec")
+    write_bytes = Unsigned("write_bytes_sec")
+
+
+class Blkiotune(Item):
+    """``<blkiotune>``"""
+
+    tag = "blkiotune"
+    weight = Unsigned("weight")
+    devices = Many("device", BlkioDevice)
+
+
+class Memtune(Item):
+    """``<memtune>``, in KiB."""
+
+    tag = "memtune"
+    hard_limit = Size("hard_limit")
+    soft_limit = Size("soft_limit")
+    min_guarantee = Size("min_guarantee")
+    swap_hard_limit = Size("swap_hard_limit")
+
+
+class Resource(Item):
+    """``<resource>``"""
+
+    tag = "resource"
+    partition = Text("partition")
+    appid = Text("fibrechannel/@appid")
+
+
+class IdRange(Item):
+    """``<uid>`` or ``<gid>``: a range of ids of the guest and where it begins on the host."""
+
+    start = Unsigned("@start", 0)
+    target = Unsigned("@target", 0)
+    count = Unsigned("@count", 0)
+
+
+class Idmap(Item):
+    """``<idmap>``"""
+
+    tag = "idmap"
+    users = Many("uid", IdRange)
+    groups = Many("gid", IdRange)
+
+
+class PowerManagement(Item):
+    """``<pm>``: sleep states that the guest is offered."""
+
+    tag = "pm"
+    suspend_to_mem = Switch("suspend-to-mem/@enabled")
+    suspend_to_disk = Switch("suspend-to-disk/@enabled")
+
+
+EVENTS = (
+    "cmt mbmt mbml cpu_cycles instructions cache_references cache_misses branch_instructions branch_misses bus_cycles "
+    "stalled_cycles_frontend stalled_cycles_backend ref_cpu_cycles cpu_clock task_clock page_faults context_switches "
+    "cpu_migrations page_faults_min page_faults_maj alignment_faults emulation_faults"
+).split()
+
+
+class Event(Item):
+    """``<event>``"""
+
+    tag = "event"
+    name = Choice("@name", EVENTS, required=True)
+    enabled = Switch("@enabled", required=True)
+
+
+class Perf(Item):
+    """``<perf>``: events that are counted."""
+
+    tag = "perf"
+    events = Many("event", Event)
+
+
+def complete_tune(d: Define) -> None:
+    """Block I/O, memory limits, resource, id map, performance events."""
+    domain = d.domain
+    blkio = domain.blkiotune
+    for device in blkio.devices if blkio is not None else ():
+        if not any((device.weight, device.read_iops, device.write_iops, device.read_bytes, device.write_bytes)):
+            device.node.children = []
+    if blkio is not None:
+        blkio.node.children = [c for c in blkio.node.children if c.tag != "device" or c.children]
+    limits = domain.memtune
+    if limits is not None:
+        for name in ("hard_limit", "soft_limit", "min_guarantee", "swap_hard_limit"):
+            value = getattr(limits, name)
+            if value is not None:
+                setattr(limits, name, None if value >= UNLIMITED else value)
+    perf = domain.perf
+    if perf is not None:
+        place = {name: number for number, name in enumerate(EVENTS)}
+        perf.node.children = [e.node for e in sorted(perf.events, key=lambda e: place[e.name or ""])]
+    ids = domain.idmap
+    if ids is not None:
+        for tag in ("uid", "gid"):
+            ranges = sorted(ids.node.all(tag), key=lambda node: IdRange(node).start)
+            ids.node.discard(tag)
+            ids.node.children.extend(ranges)
+
+
+def check_tune(d: Define) -> None:
+    """Block I/O and memory limits that QEMU knows."""
+    domain = d.domain
+    limits = domain.memtune
+    if limits is not None and limits.min_guarantee:
+        raise error.unsupported("Parameter 'min_guarantee' not supported by QEMU.", limits.node)
+    resource = domain.resource
+    if resource is not None and resource.partition is not None and not resource.partition.startswith("/"):
+        raise error.unsupported(f"Resource partition '{resource.partition}' must start with '/'", resource.node)
+    ids = domain.idmap
+    if ids is not None and bool(ids.users) != bool(ids.groups):
+        raise error.unsupported("uid and gid should be mapped both", ids.node)
+
+
+def check_power(d: Define) -> None:
+    """Sleep states can be switched where the chipset has them."""
+    power = d.domain.pm
+    if power is None:
+        return
+    device = "ICH9-LPC" if d.board.is_q35 else "PIIX4_PM"
+    for name, wanted in (("S3", power.suspend_to_mem), ("S4", power.suspend_to_disk)):
+        if wanted is not None and not d.emulator.has_device(device):
+            raise error.unsupported(f"setting ACPI {name} not supported", power.node)
