@@ -117,17 +117,18 @@ class CpuDefinition:
 class Descriptors:
     """The numbers under which file descriptors are passed, by what they are open on."""
 
-    unix_listen: int = 20
-    file_source: int = 30
-    file_log: int = 31
+    #: ``None``: QEMU opens sockets and files itself, by their path (what a dry run shows)
+    unix_listen: int | None = None
+    file_source: int | None = None
+    file_log: int | None = None
     tpm: int = 40
     tpm_cancel: int = 41
     vdpa: int = 42
     vdpa_disk: Mapping[str, int] = field(default_factory=dict)
     #: first of a run, one per queue
-    tap: int = 50
+    tap: int = 24
     #: first of a run, for interfaces that libvirt itself connects to a bridge
-    bridge: int = 50
+    bridge: int = 24
     vhost_net: int = 70
     vhost_scsi: int = 90
     vsock: int = 91
@@ -185,6 +186,8 @@ class Host:
     nbdkit: frozenset[str] = frozenset()
     #: names of file descriptor groups that the caller passes for disks: (numbers, writable)
     fd_groups: Mapping[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
+    #: the host's kernel can move packets for virtio cards
+    vhost_net: bool = True
     #: an external slirp process serves ``<interface type='user'>``
     slirp_helper: bool = False
     #: network name → what an interface on it is connected to: ``type`` (``network``, ``bridge``, ``direct``,
@@ -225,6 +228,12 @@ class Host:
     loaders: tuple[str, ...] | None = None
     #: the server behind ``<graphics type='rdp'>`` is installed
     qemu_rdp: bool = True
+
+    @classmethod
+    def local(cls) -> Host:
+        """This machine: its paths, pages, nodes, firmware, devices and clock (reads /proc, /sys and libvirt's files)."""
+        found: Host = import_module("qemushim.local").local_host(cls.nominal())
+        return found
 
     @classmethod
     def nominal(cls, arch: str = "x86_64") -> Host:

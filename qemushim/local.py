@@ -59,6 +59,7 @@ def local_host(nominal: Host) -> Host:
         emulators=find_emulators(nominal.emulators),
         pci=read_pci(Path("/sys/bus/pci/devices")),
         cdrom_drives=frozenset({"/dev/cdrom", *(f"/dev/{p.name}" for p in Path("/sys/block").glob("sr*"))}),
+        vhost_net=os.path.exists("/dev/vhost-net"),
         tpm_versions=frozenset({"1.2", "2.0"}) if shutil.which("swtpm") else frozenset(),
         descriptors=Descriptors(),
         now=int(time.time()),

@@ -205,7 +205,7 @@ def test_a_card_that_is_a_process_of_its_own() -> None:
     host = replace(HOST, vhost_user=(("50-gpu.json", {"type": "gpu", "binary": "/usr/libexec/gpu"}),))
     xml = "<video><driver name='vhostuser'/><model type='virtio'/></video>"
     tokens = Guest.from_xml(domain(xml)).command(LATEST, host).tokens
-    assert "socket,id=chr-vu-video0,fd=20" in tokens
+    assert any(token.startswith("socket,id=chr-vu-video0,") for token in tokens)
     with pytest.raises(ConfigError, match="Unable to find a satisfying vhost-user-gpu"):
         Guest.from_xml(domain(xml)).command(LATEST, HOST)
 

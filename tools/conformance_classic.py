@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qemushim.document.node import Node
+from qemushim.document.parse import parse
 from qemushim.emulator.model import Accelerator, Emulator, Machine
 from qemushim.errors import ShimError
 from qemushim.guest import Guest
@@ -79,7 +80,8 @@ class Runner:
     def run(self, case: dict[str, Any]) -> dict[str, Any]:
         """The definition, and for a case that starts the command line of it."""
         try:
-            guest = Guest.from_xml((self.corpus / case["xml"]).read_bytes())
+            # not from_xml: a document of 2010 is held against the rules of 2010, which define does
+            guest = Guest(parse((self.corpus / case["xml"]).read_bytes()))
             emulator, host = _emulator(case, guest.domain.node), _host(case)
             defined = guest.define(emulator, host)
             result: dict[str, Any] = {"xml": defined.to_xml()}

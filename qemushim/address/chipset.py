@@ -77,7 +77,7 @@ class I440fx:
 
 
 class Q35:
-    """Q35 with an ICH9: SATA, USB, sound and the way to conventional PCI have fixed places at the end of bus 0."""
+    """Q35 with an ICH9: SATA, USB, sound and the bridge to PCI have fixed places at the end of bus 0."""
 
     def reserve(self, layout: PciLayout, tree: PciTree) -> None:
         for controller in layout.domain.lists["controller"]:

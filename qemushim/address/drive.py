@@ -1,4 +1,4 @@
-"""Drive addresses of SCSI host devices: which unit of which controller.  Disks know theirs by their target name.
+"""Drive addresses of SCSI host devices: which unit of which controller.  Disks know theirs by their name.
 
 https://libvirt.org/formatdomain.html#usb-pci-scsi-devices
 """
@@ -26,7 +26,7 @@ class ScsiUnits:
         self._low = 0
 
     def reserve(self, place: DriveAddress) -> None:
-        """Note an address; that two devices have the same is found when disks and host devices are checked."""
+        """Note an address.  Whether two devices have the same is checked with the disks and host devices."""
         self._used.add(place)
 
     def next(self) -> DriveAddress:

@@ -1,6 +1,7 @@
 """PCI: a tree of buses, each with slots of eight functions.  https://libvirt.org/pci-addresses.html
 
-``PciTree`` knows only buses and slots.  Which device wants what is in ``needs``, in which order in ``pcilayout``.
+``PciTree`` knows only buses and slots.  Which device wants what is in ``needs``, and who comes first in
+``pcilayout``.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Bus:
         return slot, next(f for f in range(8) if not self.slots[slot] >> f & 1)
 
     def drawing(self) -> str:
-        """``pci.0 pci-root: 00=f 01=f 02 …``: which slots are in use, with a mask where not by function 0 alone."""
+        """``bus 0 (pci-root): 01:0f 02``: the slots in use, with the functions where it is not 0 alone."""
         used = [
             f"{n:02x}" if mask == 1 else f"{n:02x}:{mask:02x}" for n, mask in enumerate(self.slots) if mask
         ]
@@ -252,8 +253,8 @@ class PciTree:
             why = f"The device at PCI address {address} needs to be an integrated device (bus=0)"
         elif need.hotplug and not bus.kind.hotplug:
             why = (
-                f"The device at PCI address {address} requires hotplug capability, but the PCI controller with "
-                f"index='{bus.index}' doesn't support hotplug"
+                f"The device at PCI address {address} requires hotplug capability, but the PCI controller "
+                f"with index='{bus.index}' doesn't support hotplug"
             )
         else:
             why = (
@@ -317,8 +318,8 @@ class PciTree:
         if need.kind & (Kind.PCIE | Kind.SWITCH_UPSTREAM):
             return ("pcie-root-port",)
         raise self._error(
-            f"internal error: a PCI slot is needed to connect a PCI controller model='{KIND_NAMES[need.kind]}', "
-            "but none is available, and it cannot be automatically added",
+            "internal error: a PCI slot is needed to connect a PCI controller "
+            f"model='{KIND_NAMES[need.kind]}', but none is available, and it cannot be automatically added",
             node,
         )
 

@@ -1,7 +1,7 @@
 """Which device sits in which PCI slot: the chipset's own, the user's, and then the rest in a fixed order.
 
-It is worked out twice.  The first time is a dry run, in which buses are added as they are needed; then the controllers
-that give those buses are written into the definition; the second time addresses are written.
+It is worked out twice.  The first time is a dry run, in which buses are added as they are needed; then the
+controllers that give those buses are written into the definition; the second time addresses are written.
 https://libvirt.org/pci-addresses.html
 """
 
@@ -66,9 +66,10 @@ class PciLayout:
         self.d = d
         self.domain = d.domain
         self.controllers = pci_controllers(d.domain)
+        self.board = d.board
         self.express = any(c.node.get("model") == "pcie-root" for c in self.controllers)
-        self.abilities = Abilities(d.board.is_pseries, d.emulator.flag("pcie-pci-bridge"))
-        self.groups = isolation_groups(d) if d.board.is_pseries else {}
+        self.abilities = Abilities(self.board.is_pseries, d.emulator.flag("pcie-pci-bridge"))
+        self.groups = isolation_groups(d) if self.board.is_pseries else {}
         self._needs: dict[int, Need] = {}
 
     def need(self, device: Device) -> Need:
@@ -79,7 +80,7 @@ class PciLayout:
             self._needs[key] = found
         return found
 
-    # -- a tree with everything that has its place ---------------------------------------------------------------
+    # -- a tree with everything that has its place -----------------------------------------------------------
 
     def tree(self, *, growing: bool = False) -> PciTree:
         """The buses, with the devices that have an address in them."""
@@ -94,7 +95,7 @@ class PciLayout:
         return tree
 
     def bare_tree(self, *, growing: bool = False) -> PciTree:
-        """The buses with nothing in them.  A number without a controller gets the controller it would be given."""
+        """The buses with nothing in them.  A number that is left out gets the bus that would be added."""
         tree = PciTree(self.abilities, growing=growing)
         known = {index_of(controller): controller for controller in self.controllers}
         filler = (
@@ -109,7 +110,20 @@ class PciLayout:
                 tree.add(controller.node.get("model") or "pci-bridge", hotplug=hotplug)
         return tree
 
-    # -- the two rounds --------------------------------------------------------------------------------------------
+    # -- the two rounds --------------------------------------------------------------------------------------
+
+    def is_complete(self) -> bool:
+        """Whether every PCI device has its place, and every place its bus: nothing could be added then."""
+        if len(self.controllers) <= max(map(index_of, self.controllers), default=-1):
+            return False
+        for device in devices_in_order(self.domain):
+            place = pci_address(device)
+            if place is not None:
+                if place.bus >= len(self.controllers):
+                    return False
+            elif wants_pci(device) and self.need(device).kind is not Kind.NONE:
+                return False
+        return True
 
     def dry_run(self) -> None:
         """Find out how many buses there must be, and add the controllers that give them."""
@@ -126,7 +140,7 @@ class PciLayout:
         self.add_controllers(tree)
 
     def add_controllers(self, tree: PciTree) -> None:
-        """A controller for each bus that has none.  It needs a slot itself, for which another bus may be added."""
+        """A controller for each bus that has none.  Its own slot may take one more bus."""
         known = {index_of(controller) for controller in self.controllers}
         number = 1
         while number < len(tree.buses):
@@ -149,7 +163,7 @@ class PciLayout:
         return tree
 
     def reserve_chipset(self, tree: PciTree) -> None:
-        chipset: Chipset | None = chipset_of(self.d.board)
+        chipset: Chipset | None = chipset_of(self.board)
         if chipset is not None and tree.buses:
             chipset.reserve(self, tree)
 
@@ -209,7 +223,7 @@ def assign_pci(d: Define) -> None:
     if not d.board.has_pci:
         return
     layout = PciLayout(d)
-    if layout.controllers:
+    if layout.controllers and not layout.is_complete():
         layout.dry_run()
         layout.controllers = pci_controllers(d.domain)
     layout.real_run()

@@ -101,8 +101,8 @@ def _complete_expander(d: Define, controller: Device, lowest: int) -> int:
     node = target.value("node")
     if node is not None and int(node) >= cells:
         raise error.xml(
-            f"{controller.node.get('model')} with index {index} is configured for a NUMA node ({node}) not present "
-            f"in the domain's <cpu><numa> array ({cells})",
+            f"{controller.node.get('model')} with index {index} is configured for a NUMA node ({node}) "
+            f"not present in the domain's <cpu><numa> array ({cells})",
             controller.node,
             "define the NUMA node in <cpu><numa>",
         )

@@ -126,7 +126,7 @@ class UsbPlaces:
     def next(
         self, bus: int | None = None, node: Node | None = None, *, hub: bool = False
     ) -> tuple[int, Path]:
-        """Take the lowest free port of one bus, or of the first that has one left.  Raises ``AddressError``."""
+        """Take the lowest free port of one bus, or of the first that has one; or ``AddressError``."""
         if bus is not None and bus not in self.buses:
             raise self._missing(bus, node)
         for number_ in sorted(self.buses) if bus is None else (bus,):
@@ -159,11 +159,14 @@ class UsbPlaces:
         if hub is None:
             raise self._missing(bus, node)
         for depth, port in enumerate(path):
-            if port > hub.ports or port < 1:
-                way = _text(path[: depth + 1])
-                raise self._error(f"requested USB port {way} not present on USB bus {bus}", node)
+            inside = 1 <= port <= hub.ports
             if depth == len(path) - 1:
+                if not inside:
+                    raise self._error(f"requested USB port {_text(path)} not present on USB bus {bus}", node)
                 return hub
+            if not inside:
+                why = f"port {port} out of range in USB address bus: {bus} port: {_text(path)}"
+                raise self._error(why, node)
             below = hub.hubs.get(port)
             if below is None:
                 why = f"there is no hub at port {port} in USB address bus: {bus} port: {_text(path)}"

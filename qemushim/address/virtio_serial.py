@@ -113,7 +113,7 @@ def occupied_virtio_serial(d: Define) -> VirtioSerialPlaces:
 def place_virtio_serial(places: VirtioSerialPlaces, device: Device, d: Define) -> None:
     """Give a channel or console its port, on a new controller where all are full.
 
-    Port 0 is the same as none.  QEMU finds the port of a console by itself: one is kept for it, but not written.
+    Port 0 is the same as none.  QEMU finds the port of a console by itself: it is kept, but not written.
     """
     node = _written(device)
     if (node is None and device.address_type) or (node is not None and number(node, "port")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from qemushim.devices.address import PciAddress
@@ -26,8 +27,8 @@ def is_hostdev_interface(device: Device) -> bool:
 def devices_in_order(domain: Domain) -> Iterator[Device]:
     """Every device that may have an address.
 
-    Interfaces that are assigned PCI devices come with the assigned devices, ahead of them; a first console that is
-    the serial port by another name is left out.
+    Interfaces that are assigned PCI devices come with the assigned devices, ahead of them; a first console
+    that is the serial port by another name is left out.
     """
     lists = domain.lists
     for tag in _ADDRESSED:
@@ -46,10 +47,13 @@ def is_shadow(console: Device) -> bool:
     return (console.node.value("target/@type") or "serial") in ("serial", "none")
 
 
+_parse = lru_cache(1024)(parse_unsigned)
+
+
 def number(node: Node, name: str, default: int = 0) -> int:
     """A number that the element's schema has already found to be one."""
     raw = node.attrib.get(name)
-    return default if raw is None else parse_unsigned(raw)
+    return default if raw is None else _parse(raw)
 
 
 def index_of(controller: Device) -> int:
@@ -57,15 +61,21 @@ def index_of(controller: Device) -> int:
     return number(controller.node, "index")
 
 
+@lru_cache(4096)
+def _place(domain: str, bus: str, slot: str, function: str) -> PciAddress | None:
+    place = PciAddress(
+        parse_unsigned(domain), parse_unsigned(bus), parse_unsigned(slot), parse_unsigned(function)
+    )
+    return place if place.domain or place.bus or place.slot else None
+
+
 def pci_address(device: Device) -> PciAddress | None:
     """The PCI address that a device has; ``None`` where it has none, or leaves the place open."""
     node = device.node.child("address")
-    if node is None or node.get("type") != "pci":
+    if node is None or node.attrib.get("type") != "pci":
         return None
-    place = PciAddress(
-        number(node, "domain"), number(node, "bus"), number(node, "slot"), number(node, "function")
-    )
-    return place if place.domain or place.bus or place.slot else None
+    get = node.attrib.get
+    return _place(get("domain", "0"), get("bus", "0"), get("slot", "0"), get("function", "0"))
 
 
 def wants_pci(device: Device) -> bool:

@@ -93,8 +93,7 @@ def _origin(arch: str, name: str, known: CpuMap | None) -> tuple[str, str]:
     if arch in S390:
         return ("" if name in _S390_VIRTUAL else "IBM"), ""
     if known is not None and arch in X86 and name in known.x86.models:
-        model = known.x86.models[name]
-        return model.vendor, model.alias_of
+        return known.x86.models[name].vendor, known.x86.canonical.get(name, "")
     if known is not None and arch in PPC64:
         return known.ppc64.vendors.get(name, ""), ""
     return "", ""

@@ -38,8 +38,12 @@ def _gic(c: Context) -> list[str]:
     """Versions of ARM's interrupt controller that QEMU, or the host through KVM, can give to the machine."""
     if not c.board.is_arm_virt:
         return []
-    kernel = c.domain.virt == "kvm"
-    return [str(gic.version) for gic in c.emulator.gic if (gic.kernel if kernel else gic.emulated)]
+    virt = c.domain.virt
+    return [
+        str(gic.version)
+        for gic in c.emulator.gic
+        if (virt == "kvm" and gic.kernel) or (virt == "qemu" and gic.emulated)
+    ]
 
 
 def _has_i8042(c: Context) -> bool:

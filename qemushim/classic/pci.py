@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from qemushim.classic.context import Classic
 from qemushim.classic.document import Balloon, Device, Disk, Domain, Hostdev
 from qemushim.devices.address import PciAddress
+from qemushim.document.units import format_set
 from qemushim.errors import AddressError
 
 SLOTS = 32
@@ -18,6 +19,8 @@ IDE = PciAddress(0, 0, 1, 1)
 VIDEO = PciAddress(0, 0, 2, 0)
 BALLOON = PciAddress(0, 0, 3, 0)
 
+#: what the first slots are for, whether it is there or not
+_CHIPSET = {0: "the host bridge", 1: "ISA and IDE", 2: "the video card", 3: "the balloon"}
 #: sound cards that are no PCI cards
 _ISA_SOUND = ("sb16", "pcspk")
 
@@ -55,8 +58,10 @@ class Slots:
         )
 
     def map(self) -> str:
-        """The bus in one line: ``0 host bridge, 2 video, 4 interface 52:54:…``."""
-        return "slots: " + ", ".join(f"{slot} {who}" for slot, who in sorted(self.used.items()))
+        """The bus in one line: ``0 the host bridge, 2 video cirrus, 4 interface 52:54:…; free: 5-31``."""
+        taken = {**_CHIPSET, **self.used}
+        free = format_set(slot for slot in range(SLOTS) if slot not in taken)
+        return f"slots: {', '.join(f'{s} {who}' for s, who in sorted(taken.items()))}; free: {free or 'none'}"
 
 
 def assign_pci(c: Classic) -> None:

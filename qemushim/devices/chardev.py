@@ -23,6 +23,7 @@ from qemushim.devices.placement import address_properties
 from qemushim.document.fields import Choice, One, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
+from qemushim.document.units import parse_unsigned
 from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ class CharDevice(Device):
         target = self.node.ensure("target")
         if target.get("port") is None:
             ports = (device.node.value("target/@port") for device in d.domain.lists[self.tag])
-            target.set("port", max((int(port) for port in ports if port is not None), default=-1) + 1)
+            target.set(
+                "port", max((parse_unsigned(port) for port in ports if port is not None), default=-1) + 1
+            )
 
 
 class Serial(CharDevice):

@@ -124,24 +124,30 @@ def complete_source(node: Node) -> None:
     if kind == "dbus" and node.tag in _DBUS_NAMES and not source.source.channel:
         node.ensure("source").set("channel", _DBUS_NAMES[node.tag])
     sources = node.all("source")
+    kept = _kept(kind, sources)
     for element in sources:
-        node.remove(element)
-    for element in _kept(kind, sources):
-        keep = _SOURCE_ATTRIBUTES[kind]
-        element.attrib = {name: value for name, value in element.attrib.items() if name in keep}
-        element.children = [
-            child for child in element.children if child.tag in _SOURCE_CHILDREN.get(kind, ())
-        ]
-        complete_labels(element)
-        if "mode" in keep:
-            element.set("mode", Source(element).mode)
-        node.append(element)
+        if not any(element is one for one in kept):
+            node.remove(element)
+    for element in kept:
+        _complete_element(element, kind)
+    if len(kept) > 1 and node.all("source")[0] is not kept[0]:
+        node.remove(kept[1])
+        node.append(kept[1])
     if kind == "tcp":
         source.protocol = source.protocol
     else:
         node.discard("protocol")
     if not source.log_file:
         node.discard("log")
+
+
+def _complete_element(element: Node, kind: str) -> None:
+    keep = _SOURCE_ATTRIBUTES[kind]
+    element.attrib = {name: value for name, value in element.attrib.items() if name in keep}
+    element.children = [child for child in element.children if child.tag in _SOURCE_CHILDREN.get(kind, ())]
+    complete_labels(element)
+    if "mode" in keep:
+        element.set("mode", Source(element).mode)
 
 
 def _kept(kind: str, sources: list[Node]) -> list[Node]:
@@ -232,9 +238,9 @@ def prepare_chardevs(b: Build) -> None:
     sets: dict[tuple[int, str], int] = {}
     for node in _source_nodes(b):
         source = CharSource(node)
-        if node.get("type") == "file":
+        if node.get("type") == "file" and b.host.descriptors.file_source is not None:
             sets[id(node), "source"] = b.new_fd_set()
-        if source.log_file:
+        if source.log_file and b.host.descriptors.file_log is not None:
             sets[id(node), "log"] = b.new_fd_set()
     b.notes["fd sets of character devices"] = sets
 
@@ -293,16 +299,21 @@ def chardev_options(device: Device, node: Node, b: Build, chardev_id: str) -> It
         tls = f"obj{chardev_id}_tls0"
         yield from _tls_options(source, b, chardev_id)
     path = source.source.path or ""
-    if kind == "file":
-        path, opened = _fd_set(b, node, "source", b.host.descriptors.file_source, device.alias, path)
+    numbers = b.host.descriptors
+    append = source.source.append
+    if kind == "file" and numbers.file_source is not None:
+        # libvirt opens the file and, where asked for, empties it before QEMU sees it
+        path, opened = _fd_set(b, node, "source", numbers.file_source, device.alias, path)
+        append = True
         yield opened
     log: Properties = {}
     if source.log_file:
-        log_path, opened = _fd_set(b, node, "log", b.host.descriptors.file_log, device.alias, source.log_file)
-        yield opened
-        # the file is opened and, where asked for, emptied before QEMU sees it
-        log = {"logfile": log_path, "logappend": True}
-    backend = _BACKENDS[kind](_Need(b, device, source, chardev_id, path, tls))
+        log = {"logfile": source.log_file, **({} if source.log_append is None else {"logappend": source.log_append})}
+        if numbers.file_log is not None:
+            log_path, opened = _fd_set(b, node, "log", numbers.file_log, device.alias, source.log_file)
+            yield opened
+            log = {"logfile": log_path, "logappend": True}
+    backend = _BACKENDS[kind](_Need(b, device, source, chardev_id, path, append, tls))
     backend.flat.update(log)
     backend.nested.update(log)
     yield _option(b, backend, chardev_id, node, f"the host end of {device.alias}")
@@ -321,18 +332,19 @@ def socket_chardev(
     return _option(b, Backend("socket", flat, nested), chardev_id, source, "a socket that QEMU opens")
 
 
-def fd_chardev(
-    b: Build, chardev_id: str, fd: int, source: Node | None = None, *, listens: bool = False
-) -> Option:
-    """A UNIX socket that is passed to QEMU."""
-    server: Properties = {"server": True, "wait": False} if listens else {}
-    nested: Properties = {
-        "addr": {"type": "fd", "data": {"str": str(fd)}},
-        **({"wait": False, "server": True} if listens else {"server": False}),
-    }
-    return _option(
-        b, Backend("socket", {"fd": fd, **server}, nested), chardev_id, source, "a socket that is passed"
-    )
+def listen_chardev(b: Build, chardev_id: str, path: str) -> Option:
+    """A UNIX socket that QEMU listens on."""
+    return _option(b, _listening(b, path, chardev_id), chardev_id, None, "a socket that QEMU listens on")
+
+
+def connect_chardev(b: Build, chardev_id: str, path: str, source: Node) -> Option:
+    """A UNIX socket to a helper process of the guest's own: passed connected, or opened by its path."""
+    number = b.host.descriptors.unix_listen
+    if number is None:
+        return socket_chardev(b, chardev_id, path, source)
+    fd = b.pass_fd(number, "vhost-user", path, chardev_id)
+    nested: Properties = {"addr": _address("fd", str=str(fd)), "server": False}
+    return _option(b, Backend("socket", {"fd": fd}, nested), chardev_id, source, "a socket that is passed")
 
 
 def _option(b: Build, backend: Backend, chardev_id: str, source: Node | None, rule: str) -> Option:
@@ -382,6 +394,7 @@ class _Need:
     chardev_id: str
     #: of the file that is open, or the source's own
     path: str
+    append: bool | None
     #: credentials of a TCP connection
     tls: str | None
 
@@ -391,7 +404,8 @@ def _plain(need: _Need) -> Backend:
 
 
 def _file(need: _Need) -> Backend:
-    return Backend("file", {"path": need.path, "append": True}, {"out": need.path, "append": True})
+    append: Properties = {} if need.append is None else {"append": need.append}
+    return Backend("file", {"path": need.path, **append}, {"out": need.path, **append})
 
 
 def _pipe(need: _Need) -> Backend:
@@ -403,13 +417,24 @@ def _host_device(need: _Need) -> Backend:
     return Backend(kind, {"path": need.path}, {"device": need.path})
 
 
+def _listening(b: Build, path: str, user: str) -> Backend:
+    """A UNIX socket that QEMU listens on without waiting: passed, or opened by its path."""
+    number = b.host.descriptors.unix_listen
+    if number is None:
+        flat: Properties = {"path": path, "server": True, "wait": False}
+        address = _address("unix", path=path)
+    else:
+        fd = b.pass_fd(number, "listen", path, user)
+        flat = {"fd": fd, "server": True, "wait": False}
+        address = _address("fd", str=str(fd))
+    return Backend("socket", flat, {"addr": address, "wait": False, "server": True})
+
+
 def _unix(need: _Need) -> Backend:
     b, source = need.b, need.source.source
     if source.listens or not need.path:
         path = need.path or channel_path(b, need.source.node)
-        fd = b.pass_fd(b.host.descriptors.unix_listen, "listen", path, need.device.alias)
-        flat: Properties = {"fd": fd, "server": True, "wait": False}
-        return Backend("socket", flat, {"addr": _address("fd", str=str(fd)), "wait": False, "server": True})
+        return _listening(b, path, need.device.alias)
     again = _reconnect(b, source.reconnect)
     nested: Properties = {"addr": _address("unix", path=need.path), "server": False, **again}
     return Backend("socket", {"path": need.path, **again}, nested)

@@ -11,7 +11,19 @@ from qemushim.devices.controller_check import COMPANION_PORTS, check_controller,
 from qemushim.devices.disk import DiskIothread
 from qemushim.devices.disk_frontend import iothread_mapping
 from qemushim.devices.placement import address_properties, controller_alias, virtio_driver, zpci_options
-from qemushim.document.fields import Choice, Field, Hex, Integer, Many, One, OnOff, Positive, Size, Text, Unsigned
+from qemushim.document.fields import (
+    Choice,
+    Field,
+    Hex,
+    Integer,
+    Many,
+    One,
+    OnOff,
+    Positive,
+    Size,
+    Text,
+    Unsigned,
+)
 from qemushim.document.item import Item, Schema, Tail
 from qemushim.document.node import Node
 from qemushim.document.units import parse_integer

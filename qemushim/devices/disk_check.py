@@ -25,16 +25,27 @@ ADDRESS_TYPES = {
 #: how long a product's name may be, by bus
 PRODUCT_LENGTHS = {"scsi": 16, "ide": 40, "sata": 40}
 VENDOR_LENGTH = 8
-#: options of ``<driver>`` that only virtio devices have
-_VIRTIO_OPTIONS = ("iommu", "ats", "packed", "page_per_vq")
+#: attributes of ``<driver>`` that only virtio disks have, and what is said of them elsewhere
+_VIRTIO_OPTIONS = {
+    **{
+        name: f"{name} driver option is only supported for virtio devices"
+        for name in ("iommu", "ats", "packed", "page_per_vq")
+    },
+    "ioeventfd": "disk ioeventfd mode supported only for virtio bus",
+    "event_idx": "disk event_idx mode supported only for virtio bus",
+    "queues": "queues attribute in disk driver element is only supported by virtio-blk",
+    "queue_size": "queue_size attribute in disk driver element is only supported by virtio-blk",
+}
 #: formats that one image at a time can hold the state of
 _SHAREABLE_FORMATS = frozenset({"raw", "fat"})
 
 
 def check_disk(disk: Disk, d: Define) -> None:
     """Raise ``ConfigError`` where the disk can not be had."""
-    for check in _CHECKS:
-        check(disk, d)
+    present = {child.tag for child in disk.node.children}
+    for tags, check in _CHECKS:
+        if not tags or not present.isdisjoint(tags):
+            check(disk, d)
 
 
 # -- what any hypervisor would refuse ---------------------------------------------------------------
@@ -70,16 +81,13 @@ def _vhost_user(disk: Disk, d: Define) -> None:
 
 
 def _policies(disk: Disk, d: Define) -> None:
-    if (disk.rawio is not None or disk.sgio) and disk.device != "lun":
+    if not disk.node.attrib.keys().isdisjoint(("rawio", "sgio")) and disk.device != "lun":
         raise error.xml("rawio or sgio can be used only with device='lun'", disk.node)
     driver = disk.driver
+    if disk.bus != "virtio":
+        _no_virtio_options(disk, driver)
     if driver is None:
         return
-    for name in _VIRTIO_OPTIONS:
-        if name in driver.node.attrib and disk.bus != "virtio":
-            raise error.unsupported(f"{name} driver option is only supported for virtio devices", driver.node)
-    if disk.bus != "virtio":
-        _no_virtio_queues(disk, driver)
     if driver.copy_on_read and disk.readonly:
         raise error.unsupported(
             f"copy_on_read is not compatible with read-only disk '{disk.target}'", driver.node
@@ -90,19 +98,16 @@ def _policies(disk: Disk, d: Define) -> None:
         )
 
 
-def _no_virtio_queues(disk: Disk, driver: DiskDriver) -> None:
+def _no_virtio_options(disk: Disk, driver: DiskDriver | None) -> None:
     if disk.model is not None:
         raise error.unsupported(
             f"disk model '{disk.model}' not supported for bus '{disk.bus}'",
             disk.node,
             "only virtio disks have models",
         )
-    for name, message in (
-        ("ioeventfd", "disk ioeventfd mode supported only for virtio bus"),
-        ("event_idx", "disk event_idx mode supported only for virtio bus"),
-        ("queues", "queues attribute in disk driver element is only supported by virtio-blk"),
-        ("queue_size", "queue_size attribute in disk driver element is only supported by virtio-blk"),
-    ):
+    if driver is None or driver.node.attrib.keys().isdisjoint(_VIRTIO_OPTIONS):
+        return
+    for name, message in _VIRTIO_OPTIONS.items():
         if name in driver.node.attrib:
             raise error.unsupported(message, driver.node)
 
@@ -182,7 +187,7 @@ def _target(disk: Disk, d: Define) -> None:
         raise error.xml(f"Invalid bus type '{disk.bus}' for disk", node, "device='floppy'")
 
 
-def _serial(disk: Disk, d: Define) -> None:
+def _printable(disk: Disk, d: Define) -> None:
     if disk.wwn is not None:
         digits = disk.wwn.removeprefix("0x")
         if len(digits) != 16 or not all(c in "0123456789abcdefABCDEF" for c in digits):
@@ -314,19 +319,20 @@ def check_iothread_mapping(driver: DiskDriver, numbers: set[int], d: Define) -> 
             taken.add(queue.id)
 
 
-_CHECKS: tuple[Callable[[Disk, Define], None], ...] = (
-    _vhost_user,
-    _policies,
-    _limits,
-    _lun,
-    _address,
-    _target,
-    _serial,
-    _storage,
-    _sharing,
-    _bus,
-    _identity,
-    _threads,
+#: the children that a check is about (without: any disk), and the check
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Disk, Define], None]], ...] = (
+    ((), _vhost_user),
+    ((), _policies),
+    (("iotune", "throttlefilters"), _limits),
+    ((), _lun),
+    (("address",), _address),
+    ((), _target),
+    (("product", "vendor", "wwn"), _printable),
+    ((), _storage),
+    (("shareable",), _sharing),
+    ((), _bus),
+    (("product", "serial", "vendor", "wwn"), _identity),
+    (("driver",), _threads),
 )
 
 

@@ -77,9 +77,9 @@ def _filters(disk: Disk, nodes: DiskNodes, below: str, b: Build) -> Iterator[tup
 
 def frontend_properties(disk: Disk, drive: str | None, b: Build) -> Properties:
     """The properties of the disk's ``-device``, in libvirt's order; ``drive`` is the node that it shows."""
-    properties: Properties = _HEADS[disk.bus](disk, b)
-    properties.update(address_properties(disk, b))
     bus, kind = disk.bus, disk.device
+    properties: Properties = _HEADS[bus](disk, b)
+    properties.update(address_properties(disk, b))
     serial = _raw_text(disk, "serial")
     if bus == "scsi" and kind != "lun":
         properties["device_id"] = serial or f"drive-{disk.alias}"
@@ -92,21 +92,25 @@ def frontend_properties(disk: Disk, drive: str | None, b: Build) -> Properties:
     if bus != "fdc":
         properties["bootindex"] = boot_index(disk, b)
         properties["loadparm"] = boot_loadparm(disk, b)
-    properties["logical_block_size"] = disk.logical_block_size or None
-    properties["physical_block_size"] = disk.physical_block_size or None
-    properties["discard_granularity"] = disk.discard_granularity or None
-    properties["wwn"] = int(disk.wwn, 16) if disk.wwn else None
+    present = {child.tag for child in disk.node.children}
+    if "blockio" in present:
+        properties["logical_block_size"] = disk.logical_block_size or None
+        properties["physical_block_size"] = disk.physical_block_size or None
+        properties["discard_granularity"] = disk.discard_granularity or None
+    properties["wwn"] = int(disk.wwn, 16) if "wwn" in present and disk.wwn else None
     properties["rotation_rate"] = disk.rotation_rate or None
-    properties["vendor"] = disk.vendor
-    properties["model" if bus in ("ide", "sata") else "product"] = disk.product
-    properties["removable"] = _removable(disk)
+    if "vendor" in present or "product" in present:
+        properties["vendor"] = disk.vendor
+        properties["model" if bus in ("ide", "sata") else "product"] = disk.product
+    properties["removable"] = _removable(disk, bus)
     cache = disk_settings(disk).cache
     if cache and kind != "lun":
         properties["write-cache"] = "on" if CACHE_MODES[cache][2] else "off"
-    properties["cyls"] = disk.cylinders or None
-    properties["heads"] = disk.heads or None
-    properties["secs"] = disk.sectors or None
-    properties["bios-chs-trans"] = disk.translation
+    if "geometry" in present:
+        properties["cyls"] = disk.cylinders or None
+        properties["heads"] = disk.heads or None
+        properties["secs"] = disk.sectors or None
+        properties["bios-chs-trans"] = disk.translation
     # QEMU's option parser of old needed the blanks escaped, and guests have seen the backslashes since
     properties["serial"] = serial.replace(" ", "\\ ") if serial else None
     properties.update(_error_policies(disk))
@@ -118,10 +122,10 @@ def _raw_text(disk: Disk, tag: str) -> str | None:
     return (node.text or None) if node is not None else None
 
 
-def _removable(disk: Disk) -> bool | None:
-    if disk.bus == "usb":
+def _removable(disk: Disk, bus: str) -> bool | None:
+    if bus == "usb":
         return bool(disk.removable)
-    return disk.removable if disk.bus == "scsi" else None
+    return disk.removable if bus == "scsi" else None
 
 
 def _error_policies(disk: Disk) -> Properties:

@@ -147,9 +147,7 @@ class Hostdev(Device):
             if self.rawio is not None:
                 raise error.xml("rawio is only supported for scsi host device", self.node)
         if self.type not in ("mdev", "scsi_host") and self.model is not None:
-            raise error.xml(
-                f"'model' attribute in <hostdev> is only supported when type='{'mdev'}'", self.node
-            )
+            raise error.xml("'model' attribute in <hostdev> is only supported when type='mdev'", self.node)
 
     # -- checks ------------------------------------------------------------------------------------
 
@@ -234,8 +232,8 @@ def _complete_scsi_host(device: Hostdev, source: Node) -> None:
     if wwpn is None:
         raise error.xml("missing vhost-scsi hostdev source wwpn", source)
     digits = wwpn.removeprefix("naa.")
-    if digits == wwpn or len(digits) != 16 or not digits.startswith("5") or not _is_hex(digits):
-        raise error.xml("malformed 'wwpn' value", source, "naa.5 and 15 hexadecimal digits")
+    if digits == wwpn or len(digits) != 16 or not _is_hex(digits):
+        raise error.xml("malformed 'wwpn' value", source, "naa. and 16 hexadecimal digits")
 
 
 def _is_hex(text: str) -> bool:

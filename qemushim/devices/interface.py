@@ -16,7 +16,7 @@ from qemushim.devices.base import Device
 from qemushim.devices.netdev import interface_arguments
 from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.document.fields import Choice, Field, Integer, Many, One, OnOff, Switch, Text, Unsigned
-from qemushim.document.item import Item
+from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
 from qemushim.errors import ConfigError, error
 
@@ -208,6 +208,15 @@ class NetDriver(Item):
     guest_ufo = OnOff("guest/@ufo")
 
 
+class HostDriver(Item):
+    """``<driver>`` of a card of the host: how the host lets go of it."""
+
+    tag = "driver"
+
+    name = Choice("@name", ("kvm", "vfio", "xen"))
+    model = Text("@model")
+
+
 class Interface(Device):
     """``<interface>``"""
 
@@ -248,7 +257,7 @@ class Interface(Device):
     guest_name = Text("guest/@dev")
     guest_actual = Text("guest/@actual")
     model = Text("model/@type")
-    driver = One("driver", NetDriver)
+    net_driver = One("driver", NetDriver)
     backend = Choice("backend/@type", ("default", "passt"), "default")
     backend_tap = Text("backend/@tap")
     backend_vhost = Text("backend/@vhost")
@@ -263,6 +272,16 @@ class Interface(Device):
     coalesced_frames = Integer("coalesce/rx/frames/@max")
 
     __slots__ = ()
+
+    @classmethod
+    def schema_for(cls, node: Node) -> Schema:
+        return _HOSTDEV_SCHEMA if node.attrib.get("type") == "hostdev" else cls.schema
+
+    @property
+    def driver(self) -> NetDriver | None:
+        """The ``<driver>`` of a virtio card."""
+        node = self.node.child("driver") if self.type != "hostdev" else None
+        return None if node is None else NetDriver(node)
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -400,14 +419,29 @@ class Interface(Device):
             self.model = _MODEL_SPELLINGS.get(self.model.lower(), self.model)
         else:
             self.model = default_model(self, d)
-        if not self.is_virtio or self.type == "hostdev":
-            self.node.discard("driver")
+        if not self.is_virtio:
             self.backend_vhost = None
+        if self.type == "hostdev":
+            self._complete_host_driver()
+        elif not self.is_virtio:
+            self.node.discard("driver")
         driver = self.driver
-        for name in ("queues", "rx_queue_size", "tx_queue_size") if driver is not None else ():
-            # one pair of queues is what every card has
-            if getattr(driver, name) <= (name == "queues"):
-                driver.node.drop(name)
+        if driver is not None:
+            for name in ("queues", "rx_queue_size", "tx_queue_size"):
+                # one pair of queues is what every card has
+                if getattr(driver, name) <= (name == "queues"):
+                    driver.node.drop(name)
+
+    def _complete_host_driver(self) -> None:
+        driver = self.node.child("driver")
+        if driver is None:
+            return
+        if driver.get("name") is None and driver.get("model") is None:
+            self.node.remove(driver)
+        elif driver.get("name") not in (None, "vfio"):
+            raise error.unsupported(
+                f"pci backend driver type '{driver.get('name')}' is not supported", driver, "name='vfio'"
+            )
 
     def _complete_port_profile(self, d: Define) -> None:
         kind = self.port_profile
@@ -453,6 +487,21 @@ class Interface(Device):
             )
         if not self.is_hostdev(b.host):
             yield from interface_arguments(self, b)
+
+
+def _hostdev_schema() -> Schema:
+    """A card of the host is written with its driver before its source."""
+    schema = Schema()
+    for field in Interface.fields.values():
+        if field.name == "source":
+            host: Field[Any] = One("driver", HostDriver)
+            schema.add(host, host.steps)
+        if field.name != "net_driver":
+            schema.add(field, field.steps)
+    return schema
+
+
+_HOSTDEV_SCHEMA = _hostdev_schema()
 
 
 def default_model(interface: Interface, d: Define) -> str | None:

@@ -9,6 +9,7 @@ from qemushim.command.option import Option, Value
 from qemushim.devices.base import Device
 from qemushim.devices.placement import address_properties
 from qemushim.document.fields import Choice, OnOff, Unsigned
+from qemushim.document.units import parse_unsigned
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Iommu(Device):
         """A guest with more vCPUs than an APIC id of 8 bits can tell apart needs extended interrupt mode."""
         if self.model != "intel" or not d.update or not d.board.is_q35:
             return
-        if int(d.domain.node.value("vcpu") or 1) <= 255:
+        if parse_unsigned(d.domain.node.value("vcpu") or "1") <= 255:
             return
         known = d.emulator.device_property
         if self.intremap is None and known("intel-iommu", "intremap"):
@@ -49,7 +50,11 @@ class Iommu(Device):
                 raise self._unsupported("is not supported with this QEMU binary")
         elif self.model == "virtio":
             self._check_virtio(d)
-        if self.model != "intel" and self.node.child("driver") is not None and self.node.ensure("driver").attrib:
+        if (
+            self.model != "intel"
+            and self.node.child("driver") is not None
+            and self.node.ensure("driver").attrib
+        ):
             raise error.xml(f"iommu model '{self.model}' doesn't support additional attributes", self.node)
 
     def _unsupported(self, text: str) -> Exception:
@@ -63,7 +68,9 @@ class Iommu(Device):
             raise self._unsupported("is only supported with Q35 machines")
         for name, wanted in _INTEL.items():
             if self.node.value(f"driver/@{name}") is not None and not known("intel-iommu", wanted[0]):
-                raise error.unsupported(f"iommu: {wanted[1]} is not supported with this QEMU binary", self.node)
+                raise error.unsupported(
+                    f"iommu: {wanted[1]} is not supported with this QEMU binary", self.node
+                )
         if self.intremap and d.domain.node.value("features/ioapic/@driver") != "qemu":
             raise error.unsupported(
                 "IOMMU interrupt remapping requires split I/O APIC (ioapic driver='qemu')", self.node

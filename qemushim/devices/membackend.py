@@ -1,4 +1,4 @@
-"""What memory of the guest is made of: the ``memory-backend-…`` object behind RAM, NUMA cells and memory devices.
+"""What guest memory is made of: the ``memory-backend-…`` object behind RAM, NUMA cells and memory devices.
 
 https://libvirt.org/formatdomain.html#memory-backing
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
-from qemushim.document.units import parse_set, to_kib
+from qemushim.document.units import parse_set, parse_unsigned, to_kib
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Memory:
 
 @dataclass(slots=True)
 class Backing:
-    """What the document says of all memory: ``<memoryBacking>``, ``<numatune>`` and the cells' own settings."""
+    """What the document says of all memory: ``<memoryBacking>``, ``<numatune>``, the cells' own settings."""
 
     #: size of huge pages in KiB (0: the host's default) → guest cells that want them; ``None`` where all do
     pages: list[tuple[int, frozenset[int] | None]] = field(default_factory=list)
@@ -77,10 +77,10 @@ def _read(b: Build) -> Backing:
         found.access = node.value("access/@mode") or ""
         found.discard = node.child("discard") is not None
         found.immediate = node.value("allocation/@mode") == "immediate"
-        found.threads = int(node.value("allocation/@threads") or 0)
+        found.threads = parse_unsigned(node.value("allocation/@threads") or "0")
     numa = root.find("cpu/numa")
     for cell in numa.all("cell") if numa is not None else ():
-        number = int(cell.get("id") or 0)
+        number = parse_unsigned(cell.get("id") or "0")
         access, discard = cell.get("memAccess"), cell.get("discard")
         if access:
             found.cell_access[number] = access
@@ -117,7 +117,10 @@ def _read_tuning(found: Backing, root: Node, b: Build) -> None:
             found.nodes = parse_set(memory.attrib["nodeset"])
     for binding in tune.all("memnode") if tune is not None else ():
         nodes = parse_set(binding.get("nodeset") or "0")
-        found.bindings[int(binding.get("cellid") or 0)] = (binding.get("mode") or "strict", nodes)
+        found.bindings[parse_unsigned(binding.get("cellid") or "0")] = (
+            binding.get("mode") or "strict",
+            nodes,
+        )
     vcpu = root.child("vcpu")
     pinned = root.value("cputune/emulatorpin/@cpuset")
     if pinned:
@@ -128,11 +131,11 @@ def _read_tuning(found: Backing, root: Node, b: Build) -> None:
         found.cpus = parse_set(vcpu.attrib["cpuset"])
 
 
-# -- huge pages ------------------------------------------------------------------------------------------------------
+# -- huge pages -----------------------------------------------------------------------------------
 
 
 def page_size(b: Build, want: Memory) -> tuple[int | None, bool]:
-    """Size of the huge pages that the memory is made of (KiB; ``None``: ordinary pages), and whether it must be."""
+    """Size of the huge pages of the memory (KiB; ``None``: ordinary pages), and whether it must be."""
     size: int | None = None
     must = False
     own = want.device.find("source/pagesize") if want.device is not None else None
@@ -149,12 +152,14 @@ def page_size(b: Build, want: Memory) -> tuple[int | None, bool]:
 
 
 def hugepage_mount(b: Build, size: int, source: Node | None = None) -> Hugepages:
-    """The mount of huge pages of a size (KiB; 0: the default one).  Raises ``ConfigError`` where there is none."""
+    """The mount of huge pages of a size (KiB; 0: the default one); or ``ConfigError``."""
     for mount in b.host.hugepages:
         if mount.size == size or (not size and mount.default):
             return mount
     if not b.host.hugepages or not size:
-        raise error.internal("hugetlbfs filesystem is not mounted or disabled by administrator config", source)
+        raise error.internal(
+            "hugetlbfs filesystem is not mounted or disabled by administrator config", source
+        )
     raise error.internal(
         f"Unable to find any usable hugetlbfs mount for {size} KiB",
         source,
@@ -167,14 +172,16 @@ def hugepage_path(b: Build, size: int, source: Node | None = None) -> str:
     return f"{hugepage_mount(b, size, source).mount}/libvirt/qemu/{b.short_name}"
 
 
-# -- the object ------------------------------------------------------------------------------------------------------
+# -- the object -----------------------------------------------------------------------------------
 
 
 def is_needed(b: Build, want: Memory) -> bool:
     """Whether memory of a NUMA cell can be had only from a back end of its own."""
     backing = backing_of(b)
     _, must = page_size(b, want)
-    return must or want.cell in backing.bindings or bool(_access(b, want)) or backing.source in ("file", "memfd")
+    return (
+        must or want.cell in backing.bindings or bool(_access(b, want)) or backing.source in ("file", "memfd")
+    )
 
 
 def _access(b: Build, want: Memory) -> str:
@@ -220,7 +227,11 @@ def _kind(b: Build, want: Memory, model: str, path: str) -> tuple[str, dict[str,
         path = f"{b.host.paths.ram}/{b.short_name}/{_file_name(want)}"
     else:
         return "memory-backend-ram", {}, False
-    return "memory-backend-file", {"mem-path": path, "discard-data": _discard(b, want), "share": share}, size is not None
+    return (
+        "memory-backend-file",
+        {"mem-path": path, "discard-data": _discard(b, want), "share": share},
+        size is not None,
+    )
 
 
 def _file_name(want: Memory) -> str:
@@ -231,14 +242,18 @@ def backend_properties(b: Build, want: Memory) -> dict[str, Value]:
     """The properties of the object, in order."""
     backing, device = backing_of(b), want.device
     model = (device.get("model") or "") if device is not None else ""
-    path = (device.value("source/path") or "") if device is not None and model in ("nvdimm", "virtio-pmem") else ""
+    path = (
+        (device.value("source/path") or "")
+        if device is not None and model in ("nvdimm", "virtio-pmem")
+        else ""
+    )
     pmem = device is not None and model == "nvdimm" and device.find("source/pmem") is not None
     kind, properties, huge = _kind(b, want, model, path)
     out: dict[str, Value] = {"qom-type": kind, "id": want.alias, **properties}
-    if want.system and kind in ("memory-backend-file", "memory-backend-memfd"):
+    named = want.system and kind in ("memory-backend-file", "memory-backend-memfd")
+    if named and b.emulator.device_property("memory-backend-file", "x-use-canonical-path-for-ramblock-id"):
         # the name of the RAM block is part of what migrates
-        if b.emulator.device_property("memory-backend-file", "x-use-canonical-path-for-ramblock-id"):
-            out["x-use-canonical-path-for-ramblock-id"] = False
+        out["x-use-canonical-path-for-ramblock-id"] = False
     prealloc = backing.immediate or huge or (model == "nvdimm" and not pmem)
     if model == "virtio-mem":
         out.update(_virtio_mem(b, backing))

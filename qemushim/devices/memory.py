@@ -47,11 +47,13 @@ class MemoryDevice(Device):
     requested = Size("target/requested")
     base = Hex("target/address/@base", 1)
 
-    # -- definition --------------------------------------------------------------------------------------------------
+    # -- definition -----------------------------------------------------------------------------------
 
     def complete(self, d: Define) -> None:
         if self.node.find("target/size") is None or not self.size:
-            raise error.xml("missing or invalid size of memory device", self.node, "<target><size unit='MiB'>…")
+            raise error.xml(
+                "missing or invalid size of memory device", self.node, "<target><size unit='MiB'>…"
+            )
         for name in _SIZES:
             amount = getattr(self, name)
             if amount is not None:
@@ -78,7 +80,7 @@ class MemoryDevice(Device):
     def check(self, d: Define) -> None:
         check_memory_device(self, d)
 
-    # -- command -----------------------------------------------------------------------------------------------------
+    # -- command -----------------------------------------------------------------------------------
 
     def options(self, b: Build) -> Iterator[Option]:
         """The back end, and what plugs it into the guest."""
@@ -121,7 +123,7 @@ def _bytes(size: int | None) -> int | None:
     return size * 1024 if size else None
 
 
-# -- checks ----------------------------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------
 
 _CAPABILITY = {
     "dimm": ("pc-dimm", "memory hotplug isn't supported by this QEMU binary"),
@@ -139,7 +141,9 @@ def check_memory_device(device: MemoryDevice, d: Define) -> None:
     wanted = _CAPABILITY.get(model)
     if wanted is not None and not d.emulator.has_device(wanted[0]):
         raise error.unsupported(wanted[1], node)
-    if model == "virtio-mem" and not any(d.emulator.has_device(f"virtio-mem-{bus}") for bus in ("pci", "ccw")):
+    if model == "virtio-mem" and not any(
+        d.emulator.has_device(f"virtio-mem-{bus}") for bus in ("pci", "ccw")
+    ):
         raise error.unsupported("virtio-mem isn't supported by this QEMU binary", node)
     check = _CHECKS.get(model)
     if check is not None:
@@ -158,7 +162,9 @@ def _check_nvdimm(device: MemoryDevice, d: Define) -> None:
     node = device.node
     if d.board.is_ppc64:
         if not device.label_size:
-            raise error.unsupported("label size is required for NVDIMM device", node, "<label><size unit='KiB'>128…")
+            raise error.unsupported(
+                "label size is required for NVDIMM device", node, "<label><size unit='KiB'>128…"
+            )
     elif device.uuid is not None:
         raise error.unsupported("UUID for NVDIMM device is only supported on ppc64", node)
     if device.label_size is not None and (device.label_size < 128 or device.label_size >= device.size):
@@ -187,9 +193,9 @@ def _check_virtio_mem(device: MemoryDevice, d: Define) -> None:
         raise error.xml("block size must be a power of two", node)
     if requested % block or device.size % block:
         raise error.xml("requested size must be an integer multiple of block size", node)
-    if device.dynamic_slots is not None:
-        if not d.emulator.device_property("virtio-mem-pci", "dynamic-memslots"):
-            raise error.unsupported("virtio-mem doesn't support '@dynamicMemslots' with this QEMU binary", node)
+    known = d.emulator.device_property("virtio-mem-pci", "dynamic-memslots")
+    if device.dynamic_slots is not None and not known:
+        raise error.unsupported("virtio-mem doesn't support '@dynamicMemslots' with this QEMU binary", node)
 
 
 _CHECKS = {
@@ -198,4 +204,3 @@ _CHECKS = {
     "virtio-pmem": _check_virtio_pmem,
     "virtio-mem": _check_virtio_mem,
 }
-

@@ -71,7 +71,7 @@ def _tap(interface: Interface, b: Build) -> Iterator[Option]:
     target = interface.target or ""
     taps = [b.pass_fd(first + queue, "tap", target, interface.alias) for queue in queues]
     properties: Properties = {"type": "tap", **_many("fd", taps)}
-    if _wants_vhost(interface):
+    if b.host.vhost_net and _wants_vhost(interface):
         path = interface.backend_vhost or "/dev/vhost-net"
         helpers = [b.pass_fd(numbers.vhost_net + q, "vhost-net", path, interface.alias) for q in queues]
         properties |= {"vhost": True, **_many("vhostfd", helpers)}

@@ -41,7 +41,7 @@ def prepare_devices(b: Build) -> None:
             number += 1
             images[id(device.node)] = hostdev_image(device, f"libvirt-{number}-backend", b)
     prepare_chardevs(b)
-    for found in nodes.values():
+    for found in reversed(nodes.values()):
         if found.image is not None and found.image.kind == "vhostvdpa":
             found.image.fd_set = b.new_fd_set()
 

@@ -86,12 +86,22 @@ class Tpm(Device):
         node = backend.node
         node.attrib = {name: value for name, value in node.attrib.items() if name in _ATTRIBUTES[kind]}
         node.children = [child for child in node.children if child.tag in _CHILDREN[kind]]
-        if kind == "emulator" and backend.version is None:
-            backend.version = "1.2" if self.model == "tpm-tis" and d.board.is_x86 else "2.0"
+        if kind == "emulator":
+            self._complete_emulator(backend, d)
         if kind == "passthrough" and backend.device is None:
             backend.device = DEFAULT_DEVICE
         if kind == "external":
             self._complete_external(backend)
+
+    def _complete_emulator(self, backend: TpmBackend, d: Define) -> None:
+        node = backend.node
+        if backend.version is None:
+            backend.version = "1.2" if self.model == "tpm-tis" and d.board.is_x86 else "2.0"
+        banks, state = node.child("active_pcr_banks"), node.child("source")
+        if banks is not None and not any(banks.child(bank) is not None for bank in BANKS):
+            node.remove(banks)
+        if state is not None:
+            state.drop("mode")
 
     def _complete_external(self, backend: TpmBackend) -> None:
         if backend.source_type != "unix":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.base import Device, VirtioDriver, forbid_virtio_options, virtio_properties
+from qemushim.devices.charsource import connect_chardev
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
 from qemushim.document.fields import Choice, One, OnOff, Positive, Switch, Text, Unsigned
 from qemushim.document.item import Tail
@@ -259,9 +260,7 @@ class Video(Device):
         """The socket of the process that is the card."""
         find_helper(b.host, "gpu", self)
         name = f"chr-vu-{self.alias}"
-        fd = b.pass_fd(b.host.descriptors.unix_listen, "vhost-user", user=name)
-        pairs: dict[str, Value] = {"id": name, "fd": fd}
-        yield b.pairs("-chardev", "socket", pairs, self.node, "the process that is the card")
+        yield connect_chardev(b, name, f"{b.domain_dir}/{self.alias}-vhost-user-gpu.sock", self.node)
 
 
 def default_type(c: Context) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from qemushim.document.fields import Field, KibUnit, Many, One, Present, Size, Verbatim
 from qemushim.document.node import Node
@@ -31,7 +31,7 @@ class Schema:
             else:
                 self.text = field
                 if isinstance(field, Size):
-                    self.attributes.setdefault("unit", KibUnit("@unit"))
+                    self.attributes.setdefault("unit", cast(Field[object], KibUnit("@unit")))
             return
         child = self.children.get(steps[0])
         if child is None:

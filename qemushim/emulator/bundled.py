@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -31,6 +31,14 @@ _NUMBER = r"(?P<number>\d+(?:\.\d+)*)(?P<tag>-rc\d+|-rhel\d+(?:-beta)?)?"
 _PLACE = r"(?:-(?P<arch>[a-z][a-z0-9_]*))?(?:\+(?P<variant>[a-z][a-z0-9_]*))?"
 _NAME = re.compile(_FORKS + _NUMBER + _PLACE)
 _LATEST = re.compile("latest" + _PLACE)
+
+
+#: takes a line for the user
+Say = Callable[[str], object]
+
+
+def _silent(text: str) -> None:
+    """What is said to nobody."""
 
 
 class Known(NamedTuple):
@@ -112,7 +120,7 @@ def recorded(version: str, arch: str = "x86_64") -> Emulator:
     return found
 
 
-def find(spec: str, arch: str = "x86_64") -> Emulator:
+def find(spec: str, arch: str = "x86_64", *, say: Say = _silent) -> Emulator:
     """The emulator that ``spec`` names.
 
     ============================  =========================================================================
@@ -125,24 +133,70 @@ def find(spec: str, arch: str = "x86_64") -> Emulator:
     an executable                 is started and asked (and remembered in the user's cache)
     ============================  =========================================================================
 
-    Raises ``EmulatorError`` with a list of what there is.
+    ``say`` is told where another version than the named one is taken.  Raises ``EmulatorError`` with a list
+    of what there is.
     """
-    found = _bundled(spec, arch)
+    [found] = find_all([spec], arch, say=say)
+    if isinstance(found, EmulatorError):
+        raise found
+    return found
+
+
+def find_all(
+    specs: Sequence[str],
+    arch: str = "x86_64",
+    *,
+    refresh: bool = False,
+    say: Say = _silent,
+    done: Say = _silent,
+) -> list[Emulator | EmulatorError]:
+    """The same for several; executables are asked at once (``refresh``: even where they are remembered).
+
+    ``done`` is called with the path of each executable when it is known what it can do, or that it can't be.
+    """
+    located: list[Emulator | EmulatorError | str] = []
+    for spec in specs:
+        try:
+            located.append(_locate(spec, arch, say))
+        except EmulatorError as problem:
+            located.append(problem)
+    programs = [item for item in located if isinstance(item, str)]
+    answers = iter(_probed_all(programs, refresh, done) if programs else ())
+    return [next(answers) if isinstance(item, str) else item for item in located]
+
+
+def from_path(path: str) -> Emulator:
+    """The emulator of a snapshot, a recorded conversation, a help text, a binary; or ``EmulatorError``."""
+    found = _open(path)
+    return Emulator.probe(found) if isinstance(found, str) else found
+
+
+def is_program(spec: str) -> bool:
+    """Whether ``spec`` names a binary that ``find`` would start, rather than something recorded."""
+    try:
+        return isinstance(_locate(spec, "x86_64", _silent), str)
+    except EmulatorError:
+        return False
+
+
+def _locate(spec: str, arch: str, say: Say) -> Emulator | str:
+    """The emulator that ``spec`` names, or the path of the binary that is to be asked."""
+    found = _bundled(spec, arch, say)
     if found is not None:
         return found
     path = os.path.expanduser(spec)
     if os.path.exists(path):
-        return from_path(path)
+        return _open(path)
     program = shutil.which(spec)
     if program is not None:
-        return from_path(program)
+        return _open(program)
     if os.sep in spec:
         raise EmulatorError(f"there is no file '{spec}'", hint=_what_there_is())
     raise EmulatorError(f"no emulator is called '{spec}'", hint=_what_there_is())
 
 
-def from_path(path: str) -> Emulator:
-    """The emulator of a snapshot, a recorded conversation, a help text, a binary; or ``EmulatorError``."""
+def _open(path: str) -> Emulator | str:
+    """What is in a file, or its full path where it is to be run."""
     if os.path.isdir(path):
         path = os.path.join(path, "help.txt")
     try:
@@ -153,7 +207,7 @@ def from_path(path: str) -> Emulator:
     except OSError as problem:
         raise EmulatorError(f"cannot read '{path}': {problem.strerror}") from problem
     if not readable:
-        return Emulator.probe(os.path.abspath(path))
+        return os.path.abspath(path)
     if snapshot.is_snapshot(data):
         return snapshot.load(data)
     if data.lstrip()[:1] == b"{":
@@ -162,6 +216,12 @@ def from_path(path: str) -> Emulator:
         return _from_help_files(path, data)
     hint = "give a QEMU binary, a snapshot, a recorded QMP conversation or a help text"
     raise EmulatorError(f"'{path}' is no emulator", hint=hint)
+
+
+def _probed_all(paths: list[str], refresh: bool, done: Say) -> list[Emulator | EmulatorError]:
+    from qemushim.emulator.cache import probed_all
+
+    return probed_all(paths, refresh=refresh, done=done)
 
 
 # -- what comes with the package -----------------------------------------------------------------------------
@@ -204,7 +264,7 @@ def _known(entry: _Entry) -> Known:
     return Known(entry.name, ".".join(map(str, entry.number)), entry.arch, entry.variant, False)
 
 
-def _bundled(spec: str, arch: str) -> Emulator | None:
+def _bundled(spec: str, arch: str, say: Say = _silent) -> Emulator | None:
     """The emulator of the package that ``spec`` names; ``None`` where it is no name of one at all."""
     entries = _entries()
     if spec in entries and not entries[spec].classic:
@@ -223,6 +283,8 @@ def _bundled(spec: str, arch: str) -> Emulator | None:
     if entry is None:
         text = f"no QEMU '{spec}' for {wanted.arch} comes with this package"
         raise EmulatorError(text, hint=_what_there_is(wanted))
+    if nearest and not wanted.covers(entry):
+        say(f"no QEMU {spec[1:]} for {wanted.arch} comes with this package; taking the nearest: {entry.name}")
     emulator = _load(entry.name)
     return replace(emulator, arch=wanted.arch) if emulator.arch != wanted.arch else emulator
 

@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qemushim.emulator import snapshot
@@ -33,22 +34,57 @@ def probed(path: str, *, refresh: bool = False, folder: str = "") -> Emulator:
 
     ``folder`` is the cache folder, by default the user's.  Raises ``EmulatorError``.
     """
-    path = os.path.abspath(path)
+    [found] = probed_all([path], refresh=refresh, folder=folder)
+    if isinstance(found, EmulatorError):
+        raise found
+    return found
+
+
+def probed_all(
+    paths: Sequence[str],
+    *,
+    refresh: bool = False,
+    folder: str = "",
+    done: Callable[[str], object] = lambda path: None,
+) -> list[Emulator | EmulatorError]:
+    """The same for several binaries; those that must be asked are asked at once.
+
+    ``done`` is called with the path of each when it is known what it can do, or that it can't be known.
+    """
     folder = folder or _folder()
-    name = _entry_name(path)
-    if not refresh:
-        with contextlib.suppress(EmulatorError, OSError):
-            return _read(os.path.join(folder, name), path)
+    known: dict[str, Emulator | EmulatorError] = {}
+    names: dict[str, str] = {}
+    paths = [os.path.abspath(path) for path in paths]
+    for path in dict.fromkeys(paths):
+        try:
+            names[path] = _entry_name(path)
+        except EmulatorError as problem:
+            known[path] = problem
+            continue
+        if not refresh:
+            with contextlib.suppress(EmulatorError, OSError):
+                known[path] = _read(os.path.join(folder, names[path]), path)
+    for path in known:
+        done(path)
+    missing = [path for path in names if path not in known]
+    known.update(zip(missing, _ask(missing, done), strict=True))
+    for path in missing:
+        found = known[path]
+        if not isinstance(found, EmulatorError):
+            with contextlib.suppress(OSError):
+                _write(folder, names[path], snapshot.dump(found))
+    return [known[path] for path in paths]
+
+
+def _ask(paths: list[str], done: Callable[[str], object]) -> list[Emulator | EmulatorError]:
+    if not paths:
+        return []
     try:
-        from qemushim.emulator.probe import probe
+        from qemushim.emulator.probe import probe_all
     except ImportError as problem:
-        raise EmulatorError(
-            f"cannot ask '{path}': {problem}", hint="install qemu.qmp, or name a version such as 10.0.0"
-        ) from problem
-    emulator = probe(path)
-    with contextlib.suppress(OSError):
-        _write(folder, name, snapshot.dump(emulator))
-    return emulator
+        hint = "install qemu.qmp, or name a version such as 10.0.0"
+        return [EmulatorError(f"cannot ask '{path}': {problem}", hint=hint) for path in paths]
+    return probe_all(paths, done=done)
 
 
 def _folder() -> str:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import IO
@@ -63,19 +63,54 @@ def probe(path: str, *, patience: float = PATIENCE) -> Emulator:
 
     Raises ``EmulatorError`` where it does not run, does not answer in time, or is no QEMU.
     """
-    path = os.path.abspath(path)
-    if not os.path.isfile(path):
-        raise EmulatorError(f"cannot run '{path}': no such file")
+    [found] = probe_all([path], patience=patience)
+    if isinstance(found, EmulatorError):
+        raise found
+    return found
+
+
+def probe_all(
+    paths: Sequence[str],
+    *,
+    patience: float = PATIENCE,
+    done: Callable[[str], object] = lambda path: None,
+) -> list[Emulator | EmulatorError]:
+    """Ask several binaries at once; for each in turn its abilities, or why it has none.
+
+    ``done`` is called with the path of each when it has answered, or failed.  ``patience`` is in seconds and
+    counts for each from when it is started.
+    """
+    work = _probe_all([os.path.abspath(path) for path in paths], patience, done)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_probe(path, patience))
+        return asyncio.run(work)
     # the caller is inside an event loop: ask in a thread, which has a loop of its own
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, _probe(path, patience)).result()
+        return pool.submit(asyncio.run, work).result()
+
+
+async def _probe_all(
+    paths: Sequence[str], patience: float, done: Callable[[str], object]
+) -> list[Emulator | EmulatorError]:
+    # each keeps a processor busy: more of them at once than there are would only eat into their patience
+    turn = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+
+    async def one(path: str) -> Emulator | EmulatorError:
+        async with turn:
+            try:
+                return await _probe(path, patience)
+            except EmulatorError as problem:
+                return problem
+            finally:
+                done(path)
+
+    return list(await asyncio.gather(*map(one, paths)))
 
 
 async def _probe(path: str, patience: float) -> Emulator:
+    if not os.path.isfile(path):
+        raise EmulatorError(f"cannot run '{path}': no such file", hint=_HINT)
     with _private_folder() as folder:
         try:
             async with asyncio.timeout(patience):

@@ -112,7 +112,7 @@ def complete_boot(d: Define) -> None:
         os.node.add("boot", {"dev": "hd"})
 
 
-# -- checks ----------------------------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------
 
 
 def check_firmware(d: Define) -> None:
@@ -125,7 +125,8 @@ def check_firmware(d: Define) -> None:
     if os.firmware is not None:
         if features.get("enrolled-keys") and features.get("secure-boot") is False:
             raise error.plain(
-                "firmware feature 'enrolled-keys' cannot be enabled when firmware feature 'secure-boot' is disabled",
+                "firmware feature 'enrolled-keys' cannot be enabled when firmware feature 'secure-boot' is "
+                "disabled",
                 os.node.child("firmware"),
             )
         if nvram is not None and os.firmware != "efi":
@@ -139,7 +140,9 @@ def check_firmware(d: Define) -> None:
             )
         if loader is not None and not loader.path:
             raise error.plain(
-                "no loader path specified and firmware auto selection disabled", loader.node, "<os firmware='efi'>"
+                "no loader path specified and firmware auto selection disabled",
+                loader.node,
+                "<os firmware='efi'>",
             )
     if loader is not None:
         _check_loader(os, loader, nvram)
@@ -167,13 +170,19 @@ def check_boot(d: Define) -> None:
     assert os is not None, "a domain has an operating system"
     if os.menu_timeout is not None and os.menu_timeout > 65535:
         raise error.unsupported(
-            "invalid value for boot menu timeout, must be in range [0,65535]", os.node.child("bootmenu"), "milliseconds"
+            "invalid value for boot menu timeout, must be in range [0,65535]",
+            os.node.child("bootmenu"),
+            "milliseconds",
         )
     timeout = os.reboot_timeout
     if timeout is not None and not -1 <= timeout <= 65535:
-        raise error.unsupported("invalid value for rebootTimeout, must be in range [-1,65535]", os.node.child("bios"))
+        raise error.unsupported(
+            "invalid value for rebootTimeout, must be in range [-1,65535]", os.node.child("bios")
+        )
     if os.use_serial and not d.board.is_x86:
-        raise error.unsupported("BIOS serial console is only supported on x86 architectures", os.node.child("bios"))
+        raise error.unsupported(
+            "BIOS serial console is only supported on x86 architectures", os.node.child("bios")
+        )
     if os.shim:
         if not os.kernel:
             raise error.unsupported("shim only allowed with kernel option", os.node.child("shim"))
@@ -194,12 +203,14 @@ def check_acpi(d: Define) -> None:
     loader = os.loader if os is not None else None
     efi = os is not None and (os.firmware == "efi" or (loader is not None and loader.type == "pflash"))
     if d.board.is_x86 and efi and not acpi:
-        raise error.unsupported("UEFI requires ACPI on this architecture", source, "<features><acpi/></features>")
+        raise error.unsupported(
+            "UEFI requires ACPI on this architecture", source, "<features><acpi/></features>"
+        )
     if d.domain.arch == "aarch64" and acpi and not efi:
         raise error.unsupported("ACPI requires UEFI on this architecture", source, "<os firmware='efi'>")
 
 
-# -- options ---------------------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------
 
 
 def boot_options(b: Build) -> Iterator[Option]:

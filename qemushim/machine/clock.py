@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from qemushim.context import Build, Define
     from qemushim.document.node import Node
 
-TIMERS = "platform pit rtc hpet tsc kvmclock hypervclock armvtimer".split()
+TIMERS = ("platform", "pit", "rtc", "hpet", "tsc", "kvmclock", "hypervclock", "armvtimer")
 #: what ``on_poweroff`` and ``on_reboot`` take
-LIFECYCLE = "destroy restart rename-restart preserve".split()
+LIFECYCLE = ("destroy", "restart", "rename-restart", "preserve")
 #: what ``on_crash`` takes beyond that
 CRASH = [*LIFECYCLE, "coredump-destroy", "coredump-restart"]
-LOCKFAILURE = "poweroff restart pause ignore".split()
+LOCKFAILURE = ("poweroff", "restart", "pause", "ignore")
 
 
 class Action(Choice[str | None]):
@@ -45,11 +45,11 @@ class Timer(Item):
     tag = "timer"
     name = Choice("@name", TIMERS, required=True)
     present = Switch("@present")
-    tickpolicy = Choice("@tickpolicy", "delay catchup merge discard".split())
-    track = Choice("@track", "boot guest wall realtime".split())
+    tickpolicy = Choice("@tickpolicy", ("delay", "catchup", "merge", "discard"))
+    track = Choice("@track", ("boot", "guest", "wall", "realtime"))
     #: Hz, of the time stamp counter
     frequency = Unsigned("@frequency")
-    mode = Choice("@mode", "auto native emulate paravirt smpsafe".split())
+    mode = Choice("@mode", ("auto", "native", "emulate", "paravirt", "smpsafe"))
     catchup = One("catchup", Catchup)
 
 
@@ -57,7 +57,7 @@ class Clock(Item):
     """``<clock>``: where the guest's real-time clock starts, and its timers."""
 
     tag = "clock"
-    offset = Choice("@offset", "utc localtime variable timezone absolute".split())
+    offset = Choice("@offset", ("utc", "localtime", "variable", "timezone", "absolute"))
     adjustment = Text("@adjustment")
     basis = Choice("@basis", ("utc", "localtime"))
     timezone = Text("@timezone")
@@ -92,7 +92,9 @@ def complete_clock(d: Define) -> None:
     elif offset == "timezone" and not attrib.get("timezone"):
         raise error.xml("missing 'timezone' attribute for clock with offset='timezone'", node)
     elif offset == "absolute" and "start" not in attrib:
-        raise error.xml("missing 'start' attribute for clock with offset='absolute'", node, "seconds since 1970")
+        raise error.xml(
+            "missing 'start' attribute for clock with offset='absolute'", node, "seconds since 1970"
+        )
     kept = _ATTRIBUTES[offset]
     node.attrib = {"offset": offset, **{name: attrib[name] for name in kept if name in attrib}}
     for timer in node.all("timer"):
@@ -120,7 +122,7 @@ def complete_lifecycle(d: Define) -> None:
     domain.on_crash = domain.on_crash or "destroy"
 
 
-# -- checks ----------------------------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------
 
 
 def check_clock(d: Define) -> None:
@@ -171,8 +173,8 @@ def _check_armvtimer(timer: Timer, d: Define) -> None:
 def _misplaced(timer: Timer, d: Define) -> Exception:
     domain = d.domain
     return error.unsupported(
-        f"Configuring the '{timer.name}' timer is not supported for virtType={domain.virt} arch={domain.arch} "
-        f"machine={domain.machine_type} guests",
+        f"Configuring the '{timer.name}' timer is not supported for virtType={domain.virt} "
+        f"arch={domain.arch} machine={domain.machine_type} guests",
         timer.node,
     )
 
@@ -186,16 +188,18 @@ def check_lifecycle(d: Define) -> None:
         )
     if "rename-restart" in (domain.on_poweroff, domain.on_reboot, domain.on_crash):
         raise error.unsupported(
-            "qemu driver doesn't support the 'rename-restart' action for 'on_reboot'/'on_poweroff'/'on_crash'",
+            "qemu driver doesn't support the 'rename-restart' action for "
+            "'on_reboot'/'on_poweroff'/'on_crash'",
             domain.node,
         )
     if domain.on_poweroff == "restart" and domain.on_reboot == "destroy":
         raise error.unsupported(
-            "qemu driver doesn't support 'onReboot' set to 'destroy and 'onPoweroff' set to 'reboot'", domain.node
+            "qemu driver doesn't support 'onReboot' set to 'destroy and 'onPoweroff' set to 'reboot'",
+            domain.node,
         )
 
 
-# -- options ---------------------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------
 
 _TRACKS = {"guest": "vm", "wall": "host", "realtime": "rt"}
 
@@ -214,13 +218,12 @@ def rtc_options(b: Build) -> Iterator[Option]:
             pairs["driftfix"] = "slew"
     yield b.pairs("-rtc", "", pairs, clock.node, "where the guest's clock starts")
     for timer in timers:
-        if timer.name == "pit":
-            if timer.tickpolicy in (None, "delay", "discard"):
-                yield from _pit(timer, b)
-        elif timer.name == "hpet" and timer.present is False:
-            # since QEMU 8.0 it is a property of the machine
-            if b.board.is_x86 and not b.emulator.option("machine", "hpet"):
-                yield b.option("-no-hpet", None, timer.node)
+        if timer.name == "pit" and timer.tickpolicy in (None, "delay", "discard"):
+            yield from _pit(timer, b)
+        # since QEMU 8.0 the HPET is a property of the machine
+        old = b.board.is_x86 and not b.emulator.option("machine", "hpet")
+        if timer.name == "hpet" and timer.present is False and old:
+            yield b.option("-no-hpet", None, timer.node, "the guest has no HPET")
 
 
 def _pit(timer: Timer, b: Build) -> Iterator[Option]:
@@ -239,7 +242,7 @@ def _base(clock: Clock, b: Build) -> str:
 
 
 def calendar(seconds: int) -> str:
-    """``YYYY-mm-ddTHH:MM:SS`` of seconds since 1970, for years beyond those that ``datetime`` knows as well."""
+    """``YYYY-mm-ddTHH:MM:SS`` of seconds since 1970, also for years that ``datetime`` does not know."""
     days, rest = divmod(seconds, 86400)
     # days since the first of March of year 0, in eras of 400 years (the proleptic Gregorian calendar)
     era, day = divmod(days + 719468, 146097)
@@ -276,5 +279,7 @@ def _shutdown_option(b: Build) -> Option:
     ends = domain.on_reboot == "destroy" and domain.on_poweroff == "destroy"
     ends = ends and domain.on_crash in ("destroy", "coredump-destroy")
     if ends and not b.emulator.qapi("set-action"):
-        return b.option("-no-reboot", None, domain.node.child("on_reboot"), "every end of the guest is the end")
+        return b.option(
+            "-no-reboot", None, domain.node.child("on_reboot"), "every end of the guest is the end"
+        )
     return b.option("-no-shutdown", rule="what a shutdown means is decided by libvirt")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemushim.devices.chardev import Console, Serial
+from qemushim.document.units import parse_unsigned
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _is_isa(node: Node) -> bool:
 
 def _port(node: Node) -> int | None:
     raw = node.value("target/@port")
-    return None if raw is None else int(raw, 0)
+    return None if raw is None else parse_unsigned(raw)
 
 
 def complete_consoles(d: Define) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ class X86Map:
     #: features that are more than names
     with_bits: tuple[Feature, ...] = ()
     unmigratable: frozenset[str] = frozenset()
+    #: model → its versioned name (``486`` → ``486-v1``), for those that have one
+    canonical: Mapping[str, str] = field(default_factory=dict)
 
     def bits(self, names: Iterable[str]) -> int:
         """What CPUs with all these features have; names that the map does not have count for nothing."""
@@ -214,6 +216,7 @@ def _unpack_x86(data: Mapping[str, Any]) -> X86Map:
         models,
         with_bits=tuple(f for f in features.values() if f.bits),
         unmigratable=frozenset(f.name for f in features.values() if not f.migratable),
+        canonical={m.alias_of: m.name for m in models.values() if m.alias_of},
     )
 
 

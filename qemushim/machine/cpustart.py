@@ -78,9 +78,9 @@ def has_mode(mode: str, d: Context) -> bool:
         return False
     if mode == "host-model":
         return host_cpus(d) is not None
-    if accelerator is None:
-        return False
-    return bool(accelerator.cpus) if mode == "custom" else any(m.name == "max" for m in accelerator.cpus)
+    if mode == "maximum":
+        return d.emulator.flag("cpu-max")
+    return accelerator is not None and bool(accelerator.cpus)
 
 
 def _check_arm_features(cpu: Cpu, known: CpuMap | None) -> None:

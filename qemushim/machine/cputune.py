@@ -131,6 +131,8 @@ def complete_cputune(d: Define) -> None:
     scheds = _schedulers(tune.node, "vcpusched", "vcpus", list(range(vcpu_maximum(domain))))
     scheds += _schedulers(tune.node, "iothreadsched", "iothreads", ids)
     tune.node.children = others + pins + scheds
+    for emulator in tune.node.all("emulatorpin"):
+        _check_cpuset(emulator)
     for emulator in tune.node.all("emulatorsched"):
         _drop_priority(emulator)
     for share in (share for item in tune.cachetunes for share in item.caches):
@@ -161,8 +163,7 @@ def _vcpu_pins(tune: Cputune, maximum: int) -> list[Node]:
         number = pin.vcpu or 0
         if number in found:
             raise error.internal(f"duplicate vcpupin for vcpu '{number}'", pin.node)
-        if pin.cpuset is None:
-            raise error.xml("missing cpuset for vcpupin", pin.node)
+        _check_cpuset(pin.node)
         found[number] = pin.node
     return [found[number] for number in sorted(found) if number < maximum]
 
@@ -176,10 +177,18 @@ def _iothread_pins(tune: Cputune, ids: list[int]) -> list[Node]:
             raise error.xml(f"Cannot find 'iothread' : {number}", pin.node, "<iothreads>N</iothreads>")
         if number in found:
             raise error.internal(f"duplicate iothreadpin for same iothread '{number}'", pin.node)
-        if pin.cpuset is None:
-            raise error.xml("missing cpuset for iothreadpin", pin.node)
+        _check_cpuset(pin.node)
         found[number] = pin.node
     return [found[number] for number in ids if number in found]
+
+
+def _check_cpuset(node: Node) -> None:
+    """Host CPUs must be given, and be some."""
+    raw = node.get("cpuset")
+    if raw is None:
+        raise error.xml(f"missing cpuset for {node.tag}", node, "cpuset='0-3'")
+    if not _numbers(raw, node):
+        raise error.unsupported(f"Invalid value of 'cpuset': {raw}", node, "numbers of host CPUs: 0-3,7")
 
 
 def _schedulers(tune: Node, tag: str, attribute: str, members: list[int]) -> list[Node]:

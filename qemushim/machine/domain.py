@@ -38,13 +38,18 @@ D = TypeVar("D", bound=Device)
 #: named here, because ``Domain`` has a field that is called ``type``
 Kind = type[D]
 
-VIRT_TYPES = "qemu kvm xen lxc uml openvz test vmware hyperv vbox phyp parallels bhyve vz hvf".split()
+VIRT_TYPES = (
+    *("qemu", "kvm", "xen", "lxc", "uml", "openvz", "test", "vmware", "hyperv", "vbox"),
+    *("phyp", "parallels", "bhyve", "vz", "hvf"),
+)
 
 #: tags in the order in which phases walk the devices (defaults, CCW numbers, USB ports, validation)
 DEVICE_ORDER = (
-    "disk interface sound hostdev video controller smartcard serial parallel channel console input filesystem watchdog "
-    "memballoon rng nvram hub shmem tpm panic memory redirdev iommu vsock crypto pstore graphics audio lease"
-).split()
+    *("disk", "interface", "sound", "hostdev", "video", "controller", "smartcard", "serial"),
+    *("parallel", "channel", "console", "input", "filesystem", "watchdog", "memballoon", "rng"),
+    *("nvram", "hub", "shmem", "tpm", "panic", "memory", "redirdev", "iommu"),
+    *("vsock", "crypto", "pstore", "graphics", "audio", "lease"),
+)
 
 
 class Devices(Item):
@@ -120,7 +125,7 @@ class Domain(Item):
             if kind is not None:
                 insert_device(self.lists[child.tag], kind(child))
 
-    # -- what everything asks ----------------------------------------------------------------------------------------
+    # -- what everything asks ------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -151,7 +156,7 @@ class Domain(Item):
             self._boards[key] = Board(*key)
         return self._boards[key]
 
-    # -- devices -----------------------------------------------------------------------------------------------------
+    # -- devices ------------------------------------------------------------
 
     def all(self, kind: Kind[D]) -> list[D]:
         """The devices of one kind, in libvirt's order (see ``order.insert_device``)."""
@@ -174,7 +179,7 @@ class Domain(Item):
         return device
 
     def adopt(self, node: Node) -> Device:
-        """Take in the element of a device.  Raises ``ConfigError`` where it is no device or a value is malformed."""
+        """Take in the element of a device; or ``ConfigError`` where it is none, or a value is malformed."""
         kind = BY_TAG.get(node.tag)
         if kind is None:
             raise error.xml(f"unknown device type '{node.tag}'", node, f"one of: {', '.join(sorted(BY_TAG))}")
@@ -188,7 +193,7 @@ class Domain(Item):
         self.node.ensure("devices").remove(device.node)
         self.lists[device.tag] = [d for d in self.lists[device.tag] if d is not device]
 
-    # -- text --------------------------------------------------------------------------------------------------------
+    # -- text ------------------------------------------------------------
 
     def check_fields(self) -> None:
         """Every declared value once.  Raises ``ConfigError`` at the first that is wrong."""
@@ -201,7 +206,9 @@ class Domain(Item):
             if child.tag == "devices":
                 ordered = Node("devices", child.attrib, line=child.line)
                 others = [n for n in child.children if n.tag not in BY_TAG and n.tag != COMMENT]
-                ordered.children = others + [device.node for devices in self.lists.values() for device in devices]
+                ordered.children = others + [
+                    device.node for devices in self.lists.values() for device in devices
+                ]
                 root.children.append(ordered)
             else:
                 root.children.append(child)

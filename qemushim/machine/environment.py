@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 #: variables that QEMU inherits where they are set
 _PASSED = (
-    "LD_PRELOAD LD_LIBRARY_PATH DYLD_INSERT_LIBRARIES DYLD_FORCE_FLAT_NAMESPACE PATH HOME USER LOGNAME TMPDIR"
-).split()
+    *("LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES", "DYLD_FORCE_FLAT_NAMESPACE"),
+    *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR"),
+)
 
 
 def build_environment(b: Build) -> dict[str, str]:

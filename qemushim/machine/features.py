@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
-from qemushim.document.fields import Choice, OnOff, One, Present, Size, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, One, OnOff, Present, Size, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.units import to_bytes
 from qemushim.errors import error
+from qemushim.machine.vcpu import vcpu_maximum
 
 if TYPE_CHECKING:
     from qemushim.context import Build, Context, Define
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 #: features of ``<hyperv>`` that have a state and nothing else
 _HYPERV = (
-    "relaxed vapic spinlocks vpindex runtime synic stimer reset vendor_id frequencies reenlightenment tlbflush ipi evmcs "
-    "avic emsr_bitmap xmm_input"
-).split()
+    *("relaxed", "vapic", "spinlocks", "vpindex", "runtime", "synic", "stimer", "reset", "vendor_id"),
+    *("frequencies", "reenlightenment", "tlbflush", "ipi", "evmcs", "avic", "emsr_bitmap", "xmm_input"),
+)
 
 
 class Hyperv(Item):
@@ -223,10 +224,10 @@ def _wants_split_irqchip(d: Define) -> bool:
         return False
     if any(unit.node.value("driver/@intremap") == "on" for unit in units):
         return True
-    return d.board.is_q35 and int(d.domain.node.value("vcpu") or 1) > 255
+    return d.board.is_q35 and vcpu_maximum(d.domain) > 255
 
 
-# -- SMM ---------------------------------------------------------------------------------------------------------
+# -- SMM -----------------------------------------------------------------------------------
 
 
 def _tseg_bytes(c: Context) -> tuple[int, Node] | None:
@@ -258,7 +259,7 @@ def tseg_options(b: Build) -> Iterator[Option]:
         yield b.option("-global", text, found[1], "memory that belongs to system management mode")
 
 
-# -- checks ----------------------------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------
 
 #: features that only some boards have, in libvirt's order
 _BOARDS = {

@@ -52,7 +52,9 @@ class Descriptor:
     def suits(self, arch: str, machine: str) -> bool:
         """Whether it is made for the machine type (libvirt's name of the architecture)."""
         arch = _ARCHITECTURES.get(arch, arch)
-        return any(a == arch and any(fnmatchcase(machine, m) for m in machines) for a, machines in self.targets)
+        return any(
+            a == arch and any(fnmatchcase(machine, m) for m in machines) for a, machines in self.targets
+        )
 
 
 def read_descriptor(content: Mapping[str, Any]) -> Descriptor | None:
@@ -78,7 +80,7 @@ def read_descriptor(content: Mapping[str, Any]) -> Descriptor | None:
         return None
 
 
-# -- choosing --------------------------------------------------------------------------------------------------------
+# -- choosing -----------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -146,7 +148,9 @@ class Wish:
 
 def _wish(d: Define, os: Os) -> Wish:
     domain, loader = d.domain, os.loader
-    kind = os.firmware or {"pflash": "efi", "rom": "bios"}.get((loader.type if loader is not None else None) or "", "")
+    kind = os.firmware or {"pflash": "efi", "rom": "bios"}.get(
+        (loader.type if loader is not None else None) or "", ""
+    )
     needed: set[str] = set()
     power = domain.pm
     if power is not None:
@@ -291,7 +295,7 @@ def _extension(d: Define, nvram: Nvram) -> str:
     return ".raw" if d.update and (nvram.template or "").endswith(".raw") else ".fd"
 
 
-# -- options ---------------------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------
 
 
 def _images(b: Build) -> list[Image]:
@@ -338,4 +342,3 @@ def bios_options(b: Build) -> Iterator[Option]:
     elif loader.type == "pflash" and loader.secure:
         text = "driver=cfi.pflash01,property=secure,value=on"
         yield b.option("-global", text, loader.node, "only system management mode may write to the flash")
-

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from qemushim.context import Build, Define
 
 #: guest architecture → the other architectures whose emulator runs it too
-_RUNS_ON = {"i686": ("x86_64",), "armv7l": ("aarch64",), "armv6l": ("armv7l", "aarch64"), "ppc64le": ("ppc64",)}
+_RUNS_ON = {
+    "i686": ("x86_64",),
+    "armv7l": ("aarch64",),
+    "armv6l": ("armv7l", "aarch64"),
+    "ppc64le": ("ppc64",),
+}
 
 #: what a QEMU is told to do where deprecated things are used, by ``<qemu:deprecation behavior=>``
 _DEPRECATION = {
@@ -99,7 +104,9 @@ def _complete_emulator(d: Define) -> None:
     path = next((d.host.emulators[a] for a in (*first, arch, *native) if a in d.host.emulators), None)
     path = path or d.emulator.binary
     if not path:
-        raise error.unsupported(f"No emulator found for arch '{arch}'", devices, "<emulator>/path/of/qemu</emulator>")
+        raise error.unsupported(
+            f"No emulator found for arch '{arch}'", devices, "<emulator>/path/of/qemu</emulator>"
+        )
     devices.ensure("emulator").text = path
 
 
@@ -109,15 +116,21 @@ def check_identity(d: Define) -> None:
     os = domain.node.ensure("os/type")
     emulator = domain.node.value("devices/emulator") or ""
     if os.text.strip() != "hvm":
-        raise error.unsupported(f"Emulator '{emulator}' does not support os type '{os.text.strip()}'", os, "hvm")
+        raise error.unsupported(
+            f"Emulator '{emulator}' does not support os type '{os.text.strip()}'", os, "hvm"
+        )
     if not _runs(d):
         raise error.unsupported(
-            f"Emulator '{emulator}' does not support arch '{domain.arch}'", os, f"it emulates {d.emulator.arch}"
+            f"Emulator '{emulator}' does not support arch '{domain.arch}'",
+            os,
+            f"it emulates {d.emulator.arch}",
         )
     if d.emulator.accelerator(domain.virt) is None:
         names = ", ".join("qemu" if a.name == "tcg" else a.name for a in d.emulator.accelerators)
         raise error.unsupported(
-            f"Emulator '{emulator}' does not support virt type '{domain.virt}'", domain.node, f"one of: {names}"
+            f"Emulator '{emulator}' does not support virt type '{domain.virt}'",
+            domain.node,
+            f"one of: {names}",
         )
     if d.machine is None:
         raise error.unsupported(
@@ -133,12 +146,18 @@ def identity_options(b: Build) -> Iterator[Option]:
     pairs: list[tuple[str, str | bool]] = [("guest", domain.name)]
     process = f",process=qemu:{domain.name}" if b.host.config.set_process_name else ""
     text = b.pairs("-name", "", pairs).text or ""
-    yield b.option("-name", f"{text}{process},debug-threads=on", domain.node.child("name"), "the name of the domain")
+    yield b.option(
+        "-name", f"{text}{process},debug-threads=on", domain.node.child("name"), "the name of the domain"
+    )
     deprecation = domain.qemu_deprecation
-    behavior = (deprecation.behavior if deprecation is not None else None) or b.host.config.deprecation_behavior
+    behavior = (
+        deprecation.behavior if deprecation is not None else None
+    ) or b.host.config.deprecation_behavior
     if behavior in _DEPRECATION:
         source = deprecation.node if deprecation is not None else None
-        yield b.option("-compat", to_json(_DEPRECATION[behavior]), source, "what becomes of deprecated commands")
+        yield b.option(
+            "-compat", to_json(_DEPRECATION[behavior]), source, "what becomes of deprecated commands"
+        )
     yield b.option("-S", rule="QEMU waits until libvirt has set everything up")
     key = f"{b.domain_dir}/master-key.aes"
     b.command.files.append(SecretFile(key, "master key"))

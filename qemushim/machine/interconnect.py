@@ -101,7 +101,10 @@ def complete_hmat(d: Define) -> None:
             cache.size = cache.size
             line = node.child("line")
             if line is not None and line.get("value"):
-                line.attrib = {"value": str(to_bytes(line.attrib["value"], line.get("unit"), "B")), "unit": "B"}
+                line.attrib = {
+                    "value": str(to_bytes(line.attrib["value"], line.get("unit"), "B")),
+                    "unit": "B",
+                }
     for link in links_of(d.domain):
         if isinstance(link, Bandwidth):
             link.value = link.value

@@ -104,9 +104,9 @@ def _memory(b: Build) -> Iterator[Pair]:
 def _compatibility(b: Build) -> Iterator[Pair]:
     cpu = b.domain.node.child("cpu")
     model = cpu.child("model") if cpu is not None else None
-    if b.board.is_pseries and cpu is not None and cpu.get("mode") == "host-model" and model is not None:
-        if model.text.strip():
-            yield "max-cpu-compat", model.text.strip()
+    name = model.text.strip() if model is not None else ""
+    if b.board.is_pseries and cpu is not None and cpu.get("mode") == "host-model" and name:
+        yield "max-cpu-compat", name
 
 
 def _loadparm(b: Build) -> Iterator[Pair]:

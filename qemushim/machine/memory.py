@@ -48,7 +48,7 @@ class MemoryBacking(Item):
     discard = Present("discard")
 
 
-# -- defaults --------------------------------------------------------------------------------------------------------
+# -- defaults -----------------------------------------------------------------------------------
 
 
 def complete_memory(d: Define) -> None:
@@ -77,12 +77,16 @@ def complete_memory(d: Define) -> None:
 def _complete_max(d: Define, most: int, total: int) -> None:
     domain = d.domain
     if not most:
-        if domain.max_memory_slots not in (None, "0"):
-            raise error.xml("max memory size must be specified when specifying slots", domain.node.child("maxMemory"))
+        if domain.max_memory_slots not in (None, 0):
+            raise error.xml(
+                "max memory size must be specified when specifying slots", domain.node.child("maxMemory")
+            )
         domain.node.discard("maxMemory")
         return
     if most < total:
-        raise error.xml("maximum memory size must be equal or greater than the actual memory size", domain.node)
+        raise error.xml(
+            "maximum memory size must be equal or greater than the actual memory size", domain.node
+        )
     domain.max_memory = most
     if domain.max_memory_slots == 0:
         domain.max_memory_slots = None
@@ -100,7 +104,7 @@ def _complete_pages(d: Define, cells: bool) -> None:
             page.cells = given
 
 
-# -- checks ----------------------------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------
 
 
 def check_memory(d: Define) -> None:
@@ -134,16 +138,19 @@ def _check_pages(pages: list[Page], cells: int) -> None:
             continue
         beyond = next((number for number in given if number > max(0, cells - 1)), None)
         if beyond is not None:
-            raise error.plain(f"hugepages: node {beyond} not found", page.node, f"the guest has {cells} NUMA cells")
+            raise error.plain(
+                f"hugepages: node {beyond} not found", page.node, f"the guest has {cells} NUMA cells"
+            )
         for number in given:
             other = seen.setdefault(number, page)
             if other is not page:
                 raise error.plain(
-                    f"nodeset attribute of hugepages of sizes {other.size} and {page.size} intersect", page.node
+                    f"nodeset attribute of hugepages of sizes {other.size} and {page.size} intersect",
+                    page.node,
                 )
 
 
-# -- start -----------------------------------------------------------------------------------------------------------
+# -- start -----------------------------------------------------------------------------------
 
 
 def align(size: int, step: int) -> int:
@@ -161,7 +168,9 @@ def align_memory(d: Define) -> None:
     for cell in cells:
         cell.memory = align(cell.memory, step)
         if cell.memory > LARGEST:
-            raise error.unsupported(f"memory size of NUMA node '{cell.id}' overflowed after alignment", cell.node)
+            raise error.unsupported(
+                f"memory size of NUMA node '{cell.id}' overflowed after alignment", cell.node
+            )
     initial = sum(cell.memory for cell in cells) or align(initial, step)
     if initial > LARGEST:
         raise error.unsupported("initial memory size overflowed after alignment", domain.node.child("memory"))
@@ -169,23 +178,29 @@ def align_memory(d: Define) -> None:
     if most is not None:
         most = align(most, step)
         if most > LARGEST:
-            raise error.unsupported("maximum memory size overflowed after alignment", domain.node.child("maxMemory"))
+            raise error.unsupported(
+                "maximum memory size overflowed after alignment", domain.node.child("maxMemory")
+            )
         domain.max_memory = most
     pluggable = 0
     for place, device in enumerate(domain.all(MemoryDevice)):
         device.align(d.board)
         pluggable += device.size
         if pluggable > LARGEST:
-            raise error.unsupported(f"size of memory module '{place}' overflowed after alignment", device.node)
+            raise error.unsupported(
+                f"size of memory module '{place}' overflowed after alignment", device.node
+            )
     domain.memory = initial + pluggable
 
 
 def initial_memory(domain: Domain) -> int:
     """What the guest has before any memory device is plugged in."""
-    return (domain.memory or 0) - sum(device.size for device in domain.all(MemoryDevice))
+    total: int = domain.memory or 0
+    pluggable: int = sum(device.size for device in domain.all(MemoryDevice))
+    return total - pluggable
 
 
-# -- options ---------------------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------
 
 
 def memory_options(b: Build) -> Iterator[Option]:
@@ -208,4 +223,6 @@ def memory_options(b: Build) -> Iterator[Option]:
             yield from prealloc_options(b)
     backing = domain.memory_backing
     locked = backing is not None and backing.locked
-    yield b.pairs("-overcommit", "", {"mem-lock": locked}, source, "whether the host may swap guest memory out")
+    yield b.pairs(
+        "-overcommit", "", {"mem-lock": locked}, source, "whether the host may swap guest memory out"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
+from qemushim.devices.charsource import listen_chardev
 from qemushim.document.node import Node
 
 if TYPE_CHECKING:
@@ -27,11 +28,8 @@ def defaults_options(b: Build) -> Iterator[Option]:
 
 
 def monitor_options(b: Build) -> Iterator[Option]:
-    """The monitor: a UNIX socket that libvirt listens on and passes."""
-    path = f"{b.domain_dir}/monitor.sock"
-    fd = b.pass_fd(b.host.descriptors.unix_listen, "listen", path, "charmonitor")
-    pairs = {"id": "charmonitor", "fd": fd, "server": True, "wait": False}
-    yield b.pairs("-chardev", "socket", pairs, rule="the socket of the monitor")
+    """The monitor: a UNIX socket, passed where libvirt listens on it."""
+    yield listen_chardev(b, "charmonitor", f"{b.domain_dir}/monitor.sock")
     pairs = {"id": "monitor", "mode": "control"}
     yield b.pairs("-mon", "", {"chardev": "charmonitor", **pairs}, rule="the monitor speaks QMP")
 
@@ -80,6 +78,8 @@ def message_options(b: Build) -> Iterator[Option]:
     feature = _feature(b, "async-teardown")
     if feature is not None and b.emulator.option("run-with", "async-teardown"):
         value = "off" if feature.get("enabled") == "no" else "on"
-        yield b.option("-run-with", f"async-teardown={value}", feature, "memory is given back in the background")
+        yield b.option(
+            "-run-with", f"async-teardown={value}", feature, "memory is given back in the background"
+        )
     if b.host.config.log_timestamp:
         yield b.option("-msg", "timestamp=on", rule="messages in the log carry the time")

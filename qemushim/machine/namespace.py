@@ -131,7 +131,9 @@ def check_namespace(d: Define) -> None:
     if commandline is not None:
         for argument in commandline.arguments:
             if argument.value is None:
-                raise error.xml("No qemu command-line argument specified", argument.node, "<qemu:arg value='…'/>")
+                raise error.xml(
+                    "No qemu command-line argument specified", argument.node, "<qemu:arg value='…'/>"
+                )
         for variable in commandline.variables:
             _check_variable(variable)
     capabilities = domain.qemu_capabilities

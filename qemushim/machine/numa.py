@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.membackend import Memory, backend_options, backing_of, hugepage_path, is_needed
+from qemushim.devices.memory import MemoryDevice
 from qemushim.document.fields import Choice, KibUnit, Many, NumberSet, SizeAttribute, Switch, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.units import format_set, parse_set
@@ -20,6 +21,7 @@ from qemushim.machine.interconnect import (
     hmat_options,
     initiator,
 )
+from qemushim.machine.vcpu import vcpu_maximum
 
 if TYPE_CHECKING:
     from qemushim.context import Build, Define
@@ -110,7 +112,7 @@ def has_hmat(domain: Domain) -> bool:
     return any(cell.child("cache") is not None for cell in node.all("cell"))
 
 
-# -- defaults --------------------------------------------------------------------------------------------------------
+# -- defaults -----------------------------------------------------------------------------------
 
 
 def complete_cells(d: Define) -> None:
@@ -155,7 +157,9 @@ def _check_overlap(cells: list[Cell]) -> None:
         for cpu in cell.cpus:
             other = owner.setdefault(cpu, cell.id)
             if other != cell.id:
-                raise error.unsupported(f"NUMA cells {other} and {cell.id} have overlapping vCPU ids", cell.node)
+                raise error.unsupported(
+                    f"NUMA cells {other} and {cell.id} have overlapping vCPU ids", cell.node
+                )
 
 
 def _complete_distances(cells: list[Cell]) -> None:
@@ -183,7 +187,9 @@ def _complete_distances(cells: list[Cell]) -> None:
 def _check_sibling(cell: Cell, sibling: Sibling, count: int) -> None:
     near, far, value = cell.id, sibling.id, sibling.value
     if far >= count:
-        raise error.xml(f"'sibling_id {far}' does not refer to a valid cell within NUMA 'cell id {near}'", sibling.node)
+        raise error.xml(
+            f"'sibling_id {far}' does not refer to a valid cell within NUMA 'cell id {near}'", sibling.node
+        )
     if not LOCAL <= value <= 255 or (value == LOCAL) != (near == far):
         raise error.xml(
             f"'value {value}' is invalid for 'sibling id {far}' under NUMA 'cell id {near}'",
@@ -245,7 +251,9 @@ def _complete_bindings(d: Define, tune: Node, memory: Node | None) -> None:
     if not bindings:
         return
     if memory is not None and memory.get("placement") == "auto":
-        raise error.unsupported("Per-node binding is not compatible with automatic NUMA placement.", bindings[0])
+        raise error.unsupported(
+            "Per-node binding is not compatible with automatic NUMA placement.", bindings[0]
+        )
     cells = cells_of(d.domain)
     if not cells:
         raise error.xml("Element 'memnode' is invalid without any guest NUMA cells", bindings[0])
@@ -255,7 +263,9 @@ def _complete_bindings(d: Define, tune: Node, memory: Node | None) -> None:
             raise error.xml("Missing required attribute 'cellid' in element 'memnode'", binding)
         cell = MemNode(binding).cell
         if cell >= len(cells):
-            raise error.xml("Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell", binding)
+            raise error.xml(
+                "Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell", binding
+            )
         if cell in seen:
             raise error.xml("Multiple 'memnode' elements with the same 'cellid' found", binding)
         seen.add(cell)
@@ -275,30 +285,23 @@ def complete_numa(d: Define) -> None:
     cells = cells_of(domain)
     if not cells:
         return
-    count = int(domain.node.value("vcpu") or 1)
+    count = vcpu_maximum(domain)
     others = {cpu for cell in cells[1:] for cpu in cell.cpus}
     if len(others | set(cells[0].cpus)) < count:
         cells[0].cpus = [cpu for cpu in range(count) if cpu not in others]
 
 
 def _add_cell(d: Define) -> None:
-    devices = d.domain.lists["memory"]
-    size = (d.domain.memory or 0) - sum(memory_size(device.node) for device in devices)
+    devices = d.domain.all(MemoryDevice)
+    size = (d.domain.memory or 0) - sum(device.size for device in devices)
     cell = d.domain.node.ensure("cpu/numa").add("cell", {"id": "0"})
     Cell(cell).memory = max(size, 0)
     for device in devices:
-        if device.node.get("model") in ("dimm", "nvdimm", "virtio-mem") and device.node.find("target/node") is None:
-            device.node.ensure("target").add("node", text="0")
+        if device.model in ("dimm", "nvdimm", "virtio-mem") and device.cell is None:
+            device.cell = 0
 
 
-def memory_size(device: Node) -> int:
-    """KiB of a memory device."""
-    from qemushim.devices.memory import MemoryDevice
-
-    return MemoryDevice(device).size
-
-
-# -- checks ----------------------------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------
 
 
 def check_numa(d: Define) -> None:
@@ -307,10 +310,11 @@ def check_numa(d: Define) -> None:
     cells = cells_of(domain)
     if cells:
         named = {cpu for cell in cells for cpu in cell.cpus}
-        count = int(domain.node.value("vcpu") or 1)
+        count = vcpu_maximum(domain)
         if named and max(named) >= count:
             raise error.unsupported(
-                "Number of CPUs in <numa> exceeds the desired maximum vcpu count", domain.node.find("cpu/numa")
+                "Number of CPUs in <numa> exceeds the desired maximum vcpu count",
+                domain.node.find("cpu/numa"),
             )
         check_hmat(d, len(cells))
     tune = domain.numatune
@@ -321,12 +325,13 @@ def check_numa(d: Define) -> None:
             continue
         inner, outer = ("memnode", "memory") if tune.mode == "restrictive" else ("memory", "memnode")
         raise error.xml(
-            f"'restrictive' mode is required in {inner} element when mode is 'restrictive' in {outer} element",
+            f"'restrictive' mode is required in {inner} element when mode is 'restrictive' in {outer} "
+            "element",
             binding.node,
         )
 
 
-# -- options ---------------------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------
 
 
 def numa_options(b: Build) -> Iterator[Option]:
@@ -359,7 +364,7 @@ def _cpus(b: Build, cells: list[Cell]) -> dict[int, list[int]]:
     """vCPUs of each cell; those that none names belong to the first."""
     cpus = {cell.id: cell.cpus for cell in cells}
     named = {cpu for owned in cpus.values() for cpu in owned}
-    left = [cpu for cpu in range(int(b.domain.node.value("vcpu") or 1)) if cpu not in named]
+    left = [cpu for cpu in range(vcpu_maximum(b.domain)) if cpu not in named]
     cpus[0] = sorted([*cpus[0], *left])
     return cpus
 
@@ -389,5 +394,3 @@ def _distances(b: Build, cells: list[Cell]) -> Iterator[Option]:
             value = table.get((near.id, far.id), LOCAL if near.id == far.id else REMOTE)
             pairs: dict[str, Value] = {"src": near.id, "dst": far.id, "val": value}
             yield b.pairs("-numa", "dist", pairs, near.node, "how far apart cells are")
-
-

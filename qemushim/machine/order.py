@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 def _disk(devices: list[Device], new: Device) -> int:
     """Disks of one bus stand together, ordered by target name; a new bus comes last."""
     bus, name = _bus(new), disk_index(new.node.value("target/@dev") or "")
-    place = -1
-    for at in range(len(devices) - 1, -1, -1):
-        if _bus(devices[at]) != bus:
-            continue
-        if disk_index(devices[at].node.value("target/@dev") or "") <= name:
-            # those of one bus are in order already: the ones before have lower names still
-            return at + 1 if place < 0 else place
-        place = at
-    return len(devices) if place < 0 else place
+
+    def is_behind(disk: Device) -> bool:
+        return _bus(disk) == bus and disk_index(disk.node.value("target/@dev") or "") > name
+
+    last = next((at for at in range(len(devices) - 1, -1, -1) if _bus(devices[at]) == bus), -1)
+    if last < 0:
+        return len(devices)
+    # the first one behind is looked for as in a dictionary: up to the last of the bus they are in order
+    return bisect_left(devices, True, 0, last + 1, key=is_behind)
 
 
 def _bus(disk: Device) -> str:

@@ -40,7 +40,8 @@ def check_memory_devices(d: Define) -> None:
     slotted = sum(device.model in SLOTTED for device in devices)
     if slotted > (domain.max_memory_slots or 0):
         raise error.unsupported(
-            f"memory device count '{slotted}' exceeds slots count '{domain.max_memory_slots or 0}'", devices[0].node
+            f"memory device count '{slotted}' exceeds slots count '{domain.max_memory_slots or 0}'",
+            devices[0].node,
         )
     _check_overlap(devices)
 
@@ -49,13 +50,15 @@ def _check_cell(device: MemoryDevice, cells: int) -> None:
     if device.cell is None:
         if device.model in _NEED_CELL and cells:
             raise error.unsupported(
-                "target NUMA node needs to be specified for memory device", device.node, "<target><node>0</node>"
+                "target NUMA node needs to be specified for memory device",
+                device.node,
+                "<target><node>0</node>",
             )
         return
     if device.cell >= cells:
         raise error.plain(
-            f"can't add memory backend for guest node '{device.cell}' as the guest has only '{cells}' NUMA nodes "
-            "configured",
+            f"can't add memory backend for guest node '{device.cell}' as the guest has only '{cells}' NUMA "
+            "nodes configured",
             device.node,
         )
 
@@ -68,6 +71,7 @@ def _check_overlap(devices: list[MemoryDevice]) -> None:
         for other, neighbour in placed[number + 1 :]:
             if base < other + neighbour.size * 1024 and other < end:
                 raise error.unsupported(
-                    f"memory device address [0x{base:x}:0x{end:x}] overlaps with other memory device (0x{other:x})",
+                    f"memory device address [0x{base:x}:0x{end:x}] overlaps with other memory device "
+                    f"(0x{other:x})",
                     device.node,
                 )

@@ -102,7 +102,7 @@ def _schema(names: tuple[str, ...]) -> Schema:
 _SCHEMAS = {kind: _schema(names) for kind, names in _FIELDS.items()}
 
 
-# -- defaults --------------------------------------------------------------------------------------------------------
+# -- defaults -----------------------------------------------------------------------------------
 
 
 def complete_security(d: Define) -> None:
@@ -112,16 +112,21 @@ def complete_security(d: Define) -> None:
     for label in labels:
         model = label.model
         if model is not None and model in seen:
-            raise error.plain(f"seclabel for model {model} is already provided", label.node, "keep one of them")
+            raise error.plain(
+                f"seclabel for model {model} is already provided", label.node, "keep one of them"
+            )
         seen.add(model or "")
     for label in labels:
         if label.model is None and len(labels) > 1:
-            raise error.xml("missing security model when using multiple labels", label.node, "model='selinux'")
+            raise error.xml(
+                "missing security model when using multiple labels", label.node, "model='selinux'"
+            )
         _complete_label(label, d)
     security = d.domain.launch_security
     if security is not None and security.type in ("sev", "sev-snp") and security.policy is None:
         raise error.xml(
-            f"failed to get launch security policy for launch security type {security.type.upper()}", security.node
+            f"failed to get launch security policy for launch security type {security.type.upper()}",
+            security.node,
         )
 
 
@@ -151,7 +156,7 @@ def _complete_label(label: Seclabel, d: Define) -> None:
         label.label = None
 
 
-# -- checks ----------------------------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------
 
 
 def check_security(d: Define) -> None:
@@ -165,7 +170,9 @@ def check_security(d: Define) -> None:
     kind, known = security.type, d.emulator.flag
     if kind == "sev":
         if not known("sev-guest"):
-            raise error.unsupported("SEV launch security is not supported with this QEMU binary", security.node)
+            raise error.unsupported(
+                "SEV launch security is not supported with this QEMU binary", security.node
+            )
         hashes = known("sev-guest-kernel-hashes")
         if security.kernel_hashes is not None and not hashes:
             raise error.unsupported(
@@ -173,12 +180,16 @@ def check_security(d: Define) -> None:
             )
     elif kind == "sev-snp":
         if not known("sev-snp-guest"):
-            raise error.unsupported("SEV SNP launch security is not supported with this QEMU binary", security.node)
+            raise error.unsupported(
+                "SEV SNP launch security is not supported with this QEMU binary", security.node
+            )
     elif not (known("s390-pv-guest") and d.board.is_s390):
-        raise error.unsupported("S390 PV launch security is not supported with this QEMU binary", security.node)
+        raise error.unsupported(
+            "S390 PV launch security is not supported with this QEMU binary", security.node
+        )
 
 
-# -- options ---------------------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------
 
 
 def launch_security_options(b: Build) -> Iterator[Option]:
@@ -189,7 +200,9 @@ def launch_security_options(b: Build) -> Iterator[Option]:
     make = {"sev": _sev, "sev-snp": _snp}.get(security.type or "")
     kind = {"sev": "sev-guest", "sev-snp": "sev-snp-guest"}.get(security.type or "", "s390-pv-guest")
     properties = make(security, b) if make is not None else {}
-    yield b.object({"qom-type": kind, "id": "lsec0", **properties}, security.node, "the host can not read the guest")
+    yield b.object(
+        {"qom-type": kind, "id": "lsec0", **properties}, security.node, "the host can not read the guest"
+    )
 
 
 def _memory(security: LaunchSecurity, b: Build) -> dict[str, Value]:
@@ -198,7 +211,9 @@ def _memory(security: LaunchSecurity, b: Build) -> dict[str, Value]:
     bit, bits = security.cbitpos, security.reduced_phys_bits
     return {
         "cbitpos": bit if bit is not None else (known.cbitpos if known is not None else 0),
-        "reduced-phys-bits": bits if bits is not None else (known.reduced_phys_bits if known is not None else 0),
+        "reduced-phys-bits": bits
+        if bits is not None
+        else (known.reduced_phys_bits if known is not None else 0),
     }
 
 

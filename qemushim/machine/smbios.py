@@ -135,7 +135,11 @@ def _check_files(sysinfo: Sysinfo) -> None:
         if not entry.name:
             raise error.xml("Firmware entry is missing 'name' attribute", entry.node)
         if bool(entry.value) == bool(entry.file):
-            problem = "can't have both value and file" if entry.value else "must have either value or 'file' attribute"
+            problem = (
+                "can't have both value and file"
+                if entry.value
+                else "must have either value or 'file' attribute"
+            )
             raise error.xml(f"Firmware entry {problem}", entry.node)
 
 
@@ -146,15 +150,18 @@ def check_sysinfo(d: Define) -> None:
         return
     tables = [s for s in d.domain.sysinfo if s.kind == "smbios"]
     if os.smbios == "sysinfo" and not tables:
-        raise error.xml(f"Domain '{d.domain.name}' sysinfo are not available", os.node, "<sysinfo type='smbios'>…")
+        raise error.xml(
+            f"Domain '{d.domain.name}' sysinfo are not available", os.node, "<sysinfo type='smbios'>…"
+        )
     for table in tables[:1]:
         if len(table.base_boards) > 1:
             raise error.unsupported(
-                "qemu does not support more than one entry to Type 2 in SMBIOS table", table.base_boards[1].node
+                "qemu does not support more than one entry to Type 2 in SMBIOS table",
+                table.base_boards[1].node,
             )
 
 
-# -- options ---------------------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------
 
 
 def smbios_options(b: Build) -> Iterator[Option]:
@@ -187,8 +194,8 @@ def _tables(b: Build, sysinfo: Sysinfo) -> Iterator[Option]:
         yield b.pairs("-smbios", "type=3", _values(sysinfo.chassis, "chassis"), sysinfo.chassis.node, rule)
     strings = sysinfo.oem_strings
     if strings is not None and strings.entries:
-        values = [("value", entry.value or "") for entry in strings.entries]
-        yield b.pairs("-smbios", "type=11", values, strings.node, rule)
+        texts: list[tuple[str, Value]] = [("value", entry.value or "") for entry in strings.entries]
+        yield b.pairs("-smbios", "type=11", texts, strings.node, rule)
 
 
 def _is_sku_alone(system: Table) -> bool:

@@ -81,10 +81,12 @@ class PowerManagement(Item):
 
 
 EVENTS = (
-    "cmt mbmt mbml cpu_cycles instructions cache_references cache_misses branch_instructions branch_misses bus_cycles "
-    "stalled_cycles_frontend stalled_cycles_backend ref_cpu_cycles cpu_clock task_clock page_faults context_switches "
-    "cpu_migrations page_faults_min page_faults_maj alignment_faults emulation_faults"
-).split()
+    *("cmt", "mbmt", "mbml", "cpu_cycles", "instructions", "cache_references", "cache_misses"),
+    *("branch_instructions", "branch_misses", "bus_cycles", "stalled_cycles_frontend"),
+    *("stalled_cycles_backend", "ref_cpu_cycles", "cpu_clock", "task_clock", "page_faults"),
+    *("context_switches", "cpu_migrations", "page_faults_min", "page_faults_maj"),
+    *("alignment_faults", "emulation_faults"),
+)
 
 
 class Event(Item):
@@ -107,7 +109,9 @@ def complete_tune(d: Define) -> None:
     domain = d.domain
     blkio = domain.blkiotune
     for device in blkio.devices if blkio is not None else ():
-        if not any((device.weight, device.read_iops, device.write_iops, device.read_bytes, device.write_bytes)):
+        if not any(
+            (device.weight, device.read_iops, device.write_iops, device.read_bytes, device.write_bytes)
+        ):
             device.node.children = []
     if blkio is not None:
         blkio.node.children = [c for c in blkio.node.children if c.tag != "device" or c.children]
@@ -137,7 +141,9 @@ def check_tune(d: Define) -> None:
         raise error.unsupported("Parameter 'min_guarantee' not supported by QEMU.", limits.node)
     resource = domain.resource
     if resource is not None and resource.partition is not None and not resource.partition.startswith("/"):
-        raise error.unsupported(f"Resource partition '{resource.partition}' must start with '/'", resource.node)
+        raise error.unsupported(
+            f"Resource partition '{resource.partition}' must start with '/'", resource.node
+        )
     ids = domain.idmap
     if ids is not None and bool(ids.users) != bool(ids.groups):
         raise error.unsupported("uid and gid should be mapped both", ids.node)

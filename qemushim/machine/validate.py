@@ -1,4 +1,4 @@
-"""Checks of a complete definition, in the order in which libvirt makes them: which of two problems is told depends on it."""
+"""Checks of a complete definition, in libvirt's order: which of two problems is told depends on it."""
 
 from __future__ import annotations
 
