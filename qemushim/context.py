@@ -134,8 +134,10 @@ class Build(Context):
 
     # -- file descriptors --------------------------------------------------------------------------------------------
 
-    def pass_fd(self, number: int, kind: str, target: str = "", user: str = "") -> int:
-        """Note that the process inherits a descriptor, and give its number back."""
+    def pass_fd(self, number: int | None, kind: str, target: str = "", user: str = "") -> int:
+        """Note that the process inherits a descriptor, and give its number back; ``None``: the next free one."""
+        if number is None:
+            number = self.host.descriptors.first + len(self.command.descriptors)
         self.command.descriptors.append(Descriptor(number, kind, target, user))
         return number
 

@@ -79,6 +79,7 @@ def check_devices(d: Define) -> None:
 DEFINE: tuple[Step, ...] = (
     identity.complete_identity,
     namespace.complete_namespace,
+    namespace.complete_metadata,
     security.complete_security,
     numa.complete_cells,
     vcpu.complete_vcpus,

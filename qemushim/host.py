@@ -115,25 +115,29 @@ class CpuDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """The numbers under which file descriptors are passed, by what they are open on."""
+    """The numbers under which file descriptors are passed, by what they are open on.
 
+    ``None``: the next free one, counted from ``first`` in the order of the command line.
+    """
+
+    first: int = 24
     #: ``None``: QEMU opens sockets and files itself, by their path (what a dry run shows)
     unix_listen: int | None = None
     file_source: int | None = None
     file_log: int | None = None
-    tpm: int = 40
-    tpm_cancel: int = 41
-    vdpa: int = 42
+    tpm: int | None = None
+    tpm_cancel: int | None = None
+    vdpa: int | None = None
     vdpa_disk: Mapping[str, int] = field(default_factory=dict)
-    #: first of a run, one per queue
-    tap: int = 24
-    #: first of a run, for interfaces that libvirt itself connects to a bridge
-    bridge: int = 24
-    vhost_net: int = 70
-    vhost_scsi: int = 90
-    vsock: int = 91
-    migration: int = 92
-    slirp: int = 93
+    #: first of the run of every interface, one per queue
+    tap: int | None = None
+    #: the same for interfaces that libvirt itself connects to a bridge
+    bridge: int | None = None
+    vhost_net: int | None = None
+    vhost_scsi: int | None = None
+    vsock: int | None = None
+    migration: int | None = None
+    slirp: int | None = None
 
 
 def bundled_cpu_map() -> Any:

@@ -5,12 +5,14 @@ Linux: /proc, /sys, and libvirt's own configuration where it is installed (https
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import re
 import secrets
 import shutil
+import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -32,6 +34,11 @@ INHERITED = (
 
 #: folders of descriptors, the first wins
 DESCRIPTORS = ("/etc/qemu", "/usr/share/qemu")
+
+#: seconds that a helper has to say what it can do
+_PATIENCE = 10
+#: asks KVM what it can do (https://docs.kernel.org/virt/kvm/api.html#kvm-check-extension), and what is asked
+_KVM_CHECK_EXTENSION, _KVM_CAP_MAX_VCPUS = 0xAE03, 66
 
 _SETTING = re.compile(r"^\s*([a-z0-9_]+)\s*=\s*(?:\"([^\"]*)\"|(\d+))", re.MULTILINE)
 
@@ -60,7 +67,12 @@ def local_host(nominal: Host) -> Host:
         pci=read_pci(Path("/sys/bus/pci/devices")),
         cdrom_drives=frozenset({"/dev/cdrom", *(f"/dev/{p.name}" for p in Path("/sys/block").glob("sr*"))}),
         vhost_net=os.path.exists("/dev/vhost-net"),
-        tpm_versions=frozenset({"1.2", "2.0"}) if shutil.which("swtpm") else frozenset(),
+        tpm_versions=read_tpm_versions(),
+        physical_address_bits=read_address_bits(_read("/proc/cpuinfo")),
+        kvm_max_vcpus=read_max_vcpus(),
+        sev_guests=read_sev_guests(_read("/sys/fs/cgroup/misc.capacity")),
+        protected_guests=read_protection(_read("/proc/cmdline")),
+        qemu_rdp=shutil.which("qemu-rdp") is not None,
         descriptors=Descriptors(),
         now=int(time.time()),
         utc_offset=time.localtime().tm_gmtoff,
@@ -162,6 +174,54 @@ def read_pci(folder: Path) -> dict[str, PciDevice]:
             express = True
         devices[device.name] = PciDevice(express, number)
     return devices
+
+
+def read_tpm_versions() -> frozenset[str]:
+    """The versions of TPM that swtpm can be, by its own word."""
+    program = shutil.which("swtpm_setup")
+    if program is None or shutil.which("swtpm") is None:
+        return frozenset()
+    try:
+        asked = subprocess.run(
+            (program, "--print-capabilities"), capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return frozenset()
+    found = frozenset(re.findall(r"\btpm-(1\.2|2\.0)\b", asked.stdout))
+    # releases before 0.7.3 do not say, and can be both
+    return found or frozenset({"1.2", "2.0"})
+
+
+def read_address_bits(cpuinfo: str) -> int:
+    """The width of physical addresses, 0 where the processor does not say (all but x86)."""
+    found = re.search(r"^address sizes\s*:\s*(\d+) bits physical", cpuinfo, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def read_max_vcpus() -> int:
+    """The most vCPUs that KVM gives to one guest, 0 where there is no KVM."""
+    try:
+        device = os.open("/dev/kvm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return max(fcntl.ioctl(device, _KVM_CHECK_EXTENSION, _KVM_CAP_MAX_VCPUS), 0)
+    except OSError:
+        return 0
+    finally:
+        os.close(device)
+
+
+def read_sev_guests(capacity: str) -> tuple[int, int] | None:
+    """How many guests with SEV, and with SEV-ES, the processor has room for; ``None`` where it has neither."""
+    found = dict(re.findall(r"^(sev|sev_es) (\d+)$", capacity, re.MULTILINE))
+    return (int(found.get("sev", 0)), int(found.get("sev_es", 0))) if found else None
+
+
+def read_protection(cmdline: str) -> bool:
+    """Whether an s390 runs below its ultravisor, and was started to make use of it."""
+    wanted = re.search(r"(?:^|\s)prot_virt=(?:y|on|1)", cmdline)
+    return wanted is not None and os.path.isdir("/sys/firmware/uv")
 
 
 def _read(path: str | Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from qemushim.emulator.model import Accelerator, Emulator, Machine
 from qemushim.guest import Guest
-from qemushim.host import ClassicHost, Host, Hugepages, QemuConf
+from qemushim.host import ClassicHost, Descriptors, Host, Hugepages, QemuConf
 
 #: what every QEMU of the time can do
 ALWAYS = ("vnc-colon", "no-reboot")
@@ -19,6 +19,7 @@ HOST = Host(
     config=QemuConf(vnc_listen=""),
     environment={"PATH": "/bin", "HOME": "/root"},
     hugepages=(Hugepages(2048, "/dev/hugepages", True),),
+    descriptors=Descriptors(tap=50, vhost_net=70),
 )
 LETTER = replace(HOST, classic=ClassicHost(monitor="/run/m", to_the_letter=True))
 

@@ -76,7 +76,8 @@ class PciLayout:
         key = id(device)
         found = self._needs.get(key)
         if found is None:
-            found = pci_need(device, self.d, express=self.express, isolation=self.groups.get(key, 0))
+            group = self.groups.get(key, 0) if self.groups else 0
+            found = pci_need(device, self.d, express=self.express, isolation=group)
             self._needs[key] = found
         return found
 

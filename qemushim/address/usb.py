@@ -296,3 +296,13 @@ def _add_hubs(d: Define, devices: int) -> None:
         return
     for _ in range(-(-(devices - available + 1) // (HUB_PORTS - 1))):
         d.domain.add(Hub, {"type": "usb"})
+
+
+def join_usb(device: Device, d: Define) -> None:
+    """A port for one USB device that joins the guest; no hub is added."""
+    places = occupied_usb(d)
+    given = _given(device)
+    if given is not None:
+        places.reserve(*given, device.node, hub=device.tag == "hub")
+    else:
+        place_usb(places, device)

@@ -19,20 +19,20 @@ def assign_virtio_mmio(d: Define) -> None:
 
     A guest that has a virtio-mmio device already stays with them.
     """
-    board = d.board
-    if not (
-        board.is_arm_virt or board.is_riscv_virt or (board.is_arm and board.machine.startswith("vexpress-"))
-    ):
+    if not prefers_mmio(d):
         return
-    controllers = d.domain.lists["controller"]
-    express = any(controller.node.get("model") == "pcie-root" for controller in controllers)
-    devices = list(devices_in_order(d.domain))
-    if (
-        express
-        and d.emulator.flag("pcie-root-port")
-        and not any(device.address_type == "virtio-mmio" for device in devices)
-    ):
-        return
-    for device in devices:
+    for device in devices_in_order(d.domain):
         if not device.address_type and device.tag not in _PCI_ALONE and is_virtio(device, d):
             device.set_address("virtio-mmio")
+
+
+def prefers_mmio(d: Define) -> bool:
+    """Whether virtio devices of the guest go to virtio-mmio, where they may choose."""
+    board = d.board
+    is_vexpress = board.is_arm and board.machine.startswith("vexpress-")
+    if not (board.is_arm_virt or board.is_riscv_virt or is_vexpress):
+        return False
+    express = any(controller.node.get("model") == "pcie-root" for controller in d.domain.lists["controller"])
+    if not express or not d.emulator.flag("pcie-root-port"):
+        return True
+    return any(device.address_type == "virtio-mmio" for device in devices_in_order(d.domain))

@@ -88,8 +88,9 @@ class VirtioSerialPlaces:
         )
 
 
-def _is_port(device: Device) -> bool:
-    return device.node.value("target/@type") == "virtio"
+def is_port(device: Device) -> bool:
+    """A channel or console on a virtio-serial controller."""
+    return device.tag in ("channel", "console") and device.node.value("target/@type") == "virtio"
 
 
 def _written(device: Device) -> Node | None:
@@ -133,9 +134,22 @@ def place_virtio_serial(places: VirtioSerialPlaces, device: Device, d: Define) -
 
 def assign_virtio_serial(d: Define) -> None:
     """Ports for the consoles, then for the channels."""
-    ports = [device for tag in ("console", "channel") for device in d.domain.lists[tag] if _is_port(device)]
+    ports = [device for tag in ("console", "channel") for device in d.domain.lists[tag] if is_port(device)]
     if not ports:
         return
     places = occupied_virtio_serial(d)
     for device in ports:
+        place_virtio_serial(places, device, d)
+
+
+def join_virtio_serial(device: Device, d: Define) -> None:
+    """A port for one channel or console that joins the guest."""
+    places = occupied_virtio_serial(d)
+    for console in d.domain.lists["console"]:
+        if is_port(console) and console is not device:
+            place_virtio_serial(places, console, d)
+    node = _written(device)
+    if node is not None and number(node, "port"):
+        places.reserve(number(node, "controller"), number(node, "port"), node)
+    else:
         place_virtio_serial(places, device, d)

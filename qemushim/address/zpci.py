@@ -58,6 +58,14 @@ class ZpciIds:
         if zpci.get("fid") is None:
             zpci.set("fid", f"0x{self.fids.next(zpci):08x}")
 
+    def join(self, device: Device) -> None:
+        """The ids of one device: those it gives, else the lowest free ones."""
+        given = zpci_of(device)
+        if given is not None:
+            self.reserve(given)
+        else:
+            self.next(device.node.ensure("address/zpci"))
+
     def release(self, zpci: Node) -> None:
         self.uids.release(number(zpci, "uid"))
         self.fids.release(number(zpci, "fid"))
@@ -75,16 +83,19 @@ def zpci_of(device: Device) -> Node | None:
     return zpci if zpci is not None and (zpci.get("uid") or zpci.get("fid")) else None
 
 
-def assign_zpci(d: Define) -> ZpciIds:
-    """Ids for every PCI device of the guest, those that the user gave first."""
+def occupied_zpci(d: Define) -> ZpciIds:
+    """The ids that devices of the definition have."""
     ids = ZpciIds()
-    open_: list[Device] = []
     for device in zpci_devices(d):
         given = zpci_of(device)
-        if given is None:
-            open_.append(device)
-        else:
+        if given is not None:
             ids.reserve(given)
-    for device in open_:
-        ids.next(device.node.ensure("address/zpci"))
     return ids
+
+
+def assign_zpci(d: Define) -> None:
+    """Ids for every PCI device of the guest, those that the user gave first."""
+    ids = occupied_zpci(d)
+    for device in zpci_devices(d):
+        if zpci_of(device) is None:
+            ids.next(device.node.ensure("address/zpci"))

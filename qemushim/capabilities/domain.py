@@ -33,6 +33,10 @@ def domain_capabilities(emulator: Emulator, host: Host, *, machine: str = "", vi
     A domain type that the emulator does not have is answered for all the same, from the machine types of the one that
     it has: it is up to the caller to say no (``check_virt``).
     """
+    if emulator.classic:
+        version = ".".join(map(str, emulator.version))
+        message = f"QEMU version >= 6.2.0 is required, but {version} found"
+        raise error.unsupported(message, hint="of a QEMU that is known by its help text there is less to tell: qemushim probe")
     virt = virt or best_domain_type(emulator)
     c = _context(emulator, host, machine, virt)
     root = Node("domainCapabilities")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from qemushim.board import X86
+from qemushim.capabilities.layout import yes_no
 from qemushim.document.node import Node
 from qemushim.emulator.model import Emulator, Machine
 from qemushim.host import Host
@@ -83,7 +84,8 @@ def _host(host: Host) -> Node:
     root = Node("host")
     root.add("cpu").add("arch", text=host.arch)
     root.add("power_management")
-    root.add("iommu", {"support": "no"})
+    grouped = any(device.iommu_group >= 0 for device in host.pci.values())
+    root.add("iommu", {"support": yes_no(grouped)})
     return root
 
 

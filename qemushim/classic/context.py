@@ -64,6 +64,12 @@ class ClassicBuild(Classic):
         """QEMU's name for the device; ``""`` where it has none in this style."""
         return self.aliases.get(device.node, "")
 
+    def next_descriptor(self, first: int | None, nth: int) -> int:
+        """The number of the nth descriptor of a kind; ``first`` None: counted through all that are passed."""
+        if first is None:
+            return self.host.descriptors.first + len(self.command.descriptors)
+        return first + nth
+
     def option(self, flag: str, text: str | None, source: Node | None, rule: str) -> Option:
         """What no element asks for comes from the domain as a whole."""
         return Option(flag, text, source or self.domain.node, rule)

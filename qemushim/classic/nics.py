@@ -132,7 +132,7 @@ def _back_end(b: ClassicBuild, interface: Interface, flag: str, vlan: Keys) -> O
 def _host_side(b: ClassicBuild, interface: Interface) -> tuple[str, Keys]:
     kind = interface.type
     if kind in _TAPS:
-        number = b.host.descriptors.tap + b.taps
+        number = b.next_descriptor(b.host.descriptors.tap, b.taps)
         b.taps += 1
         target = interface.network or interface.bridge or interface.dev or ""
         b.command.descriptors.append(Descriptor(number, "tap", target, b.alias(interface)))
@@ -151,6 +151,6 @@ def _vhost(b: ClassicBuild, interface: Interface) -> Keys:
     refused = interface.node.value("driver/@name") == "qemu" or b.domain.type != "kvm"
     if not capable or refused or interface.type not in _TAPS or interface.model != "virtio":
         return []
-    number = b.host.descriptors.vhost_net + b.taps - 1
+    number = b.next_descriptor(b.host.descriptors.vhost_net, b.taps - 1)
     b.command.descriptors.append(Descriptor(number, "vhost-net", "/dev/vhost-net", b.alias(interface)))
     return [("vhost", True), ("vhostfd", number)]

@@ -15,6 +15,9 @@ SUBCOMMANDS = {
     "argv": ("argv", "print the QEMU command line of a domain document"),
     "define": ("define", "print the definition: defaults, controllers and addresses filled in"),
     "emulators": ("emulators", "list the QEMU versions that come with this package"),
+    "probe": ("probe", "say what QEMU binaries can do"),
+    "capabilities": ("capabilities", "print which guests can be run, as virsh capabilities"),
+    "domcapabilities": ("domcapabilities", "print what a guest can have, as virsh domcapabilities"),
     "completion": ("completion", "print a completion script for your shell"),
 }
 

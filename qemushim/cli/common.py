@@ -56,6 +56,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def note(text: str) -> None:
+    """A line on stderr that is no error."""
+    print(f"note: {printable(text)}", file=sys.stderr)
+
+
 def add_document(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a domain document, or - for standard input").complete = {  # type: ignore[attr-defined]
         "bash": "_shtab_compgen_files",
@@ -105,4 +110,4 @@ def emulator_for(guest: Guest, options: argparse.Namespace) -> Emulator:
     """The emulator that ``--qemu`` names, for the guest's architecture."""
     from qemushim.emulator.bundled import find
 
-    return find(options.qemu, options.arch or guest.domain.arch or "x86_64")
+    return find(options.qemu, options.arch or guest.domain.arch or "x86_64", say=note)

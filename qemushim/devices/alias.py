@@ -55,9 +55,8 @@ def assign_aliases(d: Define) -> None:
 
 
 def assign_alias(device: Device, d: Define) -> None:
-    """The id of one device that is added to a guest whose other devices have theirs."""
-    number = next((n for n, other in enumerate(d.domain.lists[device.tag]) if other is device), 0)
-    device.alias = device.user_alias or Aliases(d).of(device, number)
+    """The id of one device that joins a guest, whose other devices have theirs already."""
+    device.alias = device.user_alias or Aliases(d).joining(device)
 
 
 class Aliases:
@@ -93,7 +92,18 @@ class Aliases:
         maker = self._makers.get(tag)
         return maker(device, number) if maker is not None else _SINGLE.get(tag, "")
 
-    def _count(self, prefix: str, tags: tuple[str, ...]) -> str:
+    def joining(self, device: Device) -> str:
+        """The id of one more device: its number is behind the highest of its kind."""
+        tag = device.tag
+        if tag not in _LISTED:
+            return self.of(device, 0)
+        others = self.domain.lists[tag]
+        if tag == "console" and others and _mirrors_serial(others[0]):
+            # the first console goes by the name of the serial port that it stands for
+            return self._count(_LISTED[tag], (tag,), least=1)
+        return self._count(_LISTED[tag], (tag,))
+
+    def _count(self, prefix: str, tags: tuple[str, ...], *, least: int = 0) -> str:
         """The number behind the highest that a device of these kinds has."""
         if prefix not in self._next:
             known = [
@@ -102,7 +112,7 @@ class Aliases:
                 for device in self.domain.lists[tag]
                 if device.alias.startswith(prefix) and device.alias[len(prefix) :].isdigit()
             ]
-            self._next[prefix] = max(known, default=-1) + 1
+            self._next[prefix] = max([least - 1, *known]) + 1
         number = self._next[prefix]
         self._next[prefix] = number + 1
         return f"{prefix}{number}"

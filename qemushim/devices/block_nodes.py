@@ -30,7 +30,7 @@ DRIVERS = {"fat": "raw", "ploop": "parallels", "vhd": "vhdx"}
 
 
 def image_options(image: Image, b: Build) -> Iterator[Option]:
-    """Everything that one image needs, bottom node last-but-format: secrets, descriptors, nodes."""
+    """Everything that one image needs: secrets, descriptors, then its nodes from the bottom up."""
     yield from secret_options(image, b)
     for number, descriptor in enumerate(image.descriptors):
         b.pass_fd(descriptor, "disk", image.source.get("file") or "", image.storage_node)

@@ -42,7 +42,7 @@ def _indexes(domain: Domain) -> dict[int, int]:
     for number, boot in enumerate(os.all("boot") if os is not None else (), 1):
         device = _first(domain, boot.get("dev") or "")
         if device is not None:
-            found.setdefault(id(device.node), number)
+            found[id(device.node)] = number
     return found
 
 
@@ -61,12 +61,10 @@ def check_boot_order(d: Define) -> None:
         if boot is None:
             continue
         order = device.boot_order
-        if not order:
-            raise error.xml(
-                f"incorrect boot order '{boot.get('order') or ''}', expecting positive integer",
-                boot,
-                "order='1'",
-            )
+        if order is None:
+            raise error.xml("Missing required attribute 'order' in element 'boot'", boot, "order='1'")
+        if order == 0:
+            raise error.xml("Invalid value for attribute 'order' in element 'boot': Zero is not permitted", boot)
         device.loadparm = device.loadparm
         if order in seen:
             raise error.xml(f"boot order '{order}' used for more than one device", boot)

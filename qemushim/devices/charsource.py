@@ -308,7 +308,10 @@ def chardev_options(device: Device, node: Node, b: Build, chardev_id: str) -> It
         yield opened
     log: Properties = {}
     if source.log_file:
-        log = {"logfile": source.log_file, **({} if source.log_append is None else {"logappend": source.log_append})}
+        log = {
+            "logfile": source.log_file,
+            **({} if source.log_append is None else {"logappend": source.log_append}),
+        }
         if numbers.file_log is not None:
             log_path, opened = _fd_set(b, node, "log", numbers.file_log, device.alias, source.log_file)
             yield opened

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qemushim.command.option import Option
 from qemushim.devices.address import DriveAddress, disk_index
 from qemushim.devices.base import Device
-from qemushim.devices.block_image import Settings, image_of
+from qemushim.devices.block_image import PLACES, Settings, image_of
 from qemushim.devices.block_limits import Limits
 from qemushim.devices.disk_check import check_disk
 from qemushim.devices.disk_frontend import floppy_options, options_of
@@ -159,7 +159,9 @@ class Disk(Device):
     def path(self) -> str:
         """The path of the image, or its name at the server; ``""`` where it has none."""
         source = self.node.child("source")
-        return (source.get(_PATHS.get(self.type, "file")) or "") if source is not None else ""
+        if source is None:
+            return ""
+        return source.get("name" if self.type == "network" else PLACES.get(self.type, "path")) or ""
 
     @property
     def target_number(self) -> int:
@@ -292,15 +294,6 @@ class Disk(Device):
         yield from options_of(self, b)
 
 
-#: type of source → the attribute that says where the bytes are
-_PATHS = {
-    "file": "file",
-    "block": "dev",
-    "dir": "dir",
-    "network": "name",
-    "vhostuser": "path",
-    "vhostvdpa": "dev",
-}
 #: attributes of ``<driver>`` whose word ``default`` is not stored
 _DEFAULTABLE = ("cache", "error_policy", "rerror_policy")
 
@@ -317,10 +310,8 @@ def _no_target(disk: Disk) -> Exception:
         what = f"pool = '{source.pool}', volume = '{source.volume}'"
     else:
         what = disk.path
-    message = (
-        f"missing target information for device {what}" if what else "missing target information for device"
-    )
-    return error.plain(message, disk.node, "<target dev='vda'/>")
+    device = f" for device {what}" if what else ""
+    return error.plain(f"missing target information{device}", disk.node, "<target dev='vda'/>")
 
 
 def _hostdev_sits_at(d: Define, place: DriveAddress) -> bool:

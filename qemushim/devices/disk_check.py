@@ -59,7 +59,7 @@ def _vhost_user(disk: Disk, d: Define) -> None:
             "vhostuser disk supports only virtio bus", disk.node, "<target bus='virtio'/>"
         )
     require_shared_memory("vhostuser", d.domain, disk.node)
-    if disk.snapshot != "no":
+    if disk.snapshot not in (None, "no"):
         raise error.unsupported("Only snapshot='no' is supported with vhostuser disk", disk.node)
     driver = disk.driver
     refused: tuple[tuple[object, str], ...] = (
@@ -88,6 +88,10 @@ def _policies(disk: Disk, d: Define) -> None:
         _no_virtio_options(disk, driver)
     if driver is None:
         return
+    if driver.name_ not in (None, "qemu"):
+        raise error.unsupported(
+            f"unsupported driver name '{driver.name_}' for disk '{disk.target}'", driver.node, "name='qemu'"
+        )
     if driver.copy_on_read and disk.readonly:
         raise error.unsupported(
             f"copy_on_read is not compatible with read-only disk '{disk.target}'", driver.node

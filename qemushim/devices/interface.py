@@ -13,7 +13,7 @@ from qemushim.board import Board
 from qemushim.command.option import Option
 from qemushim.devices.address import Address
 from qemushim.devices.base import Device
-from qemushim.devices.netdev import interface_arguments
+from qemushim.devices.netdev import SUPPORTED_TYPES, interface_arguments
 from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.document.fields import Choice, Field, Integer, Many, One, OnOff, Switch, Text, Unsigned
 from qemushim.document.item import Item, Schema
@@ -453,6 +453,9 @@ class Interface(Device):
     # -- checks ----------------------------------------------------------------------------------
 
     def check(self, d: Define) -> None:
+        kind = self.actual_type(d.host)
+        if kind != "hostdev" and kind not in SUPPORTED_TYPES:
+            raise error.unsupported(f"interface type '{kind}' is not supported by QEMU", self.node)
         if self.backend == "passt" and not d.emulator.qapi("netdev_add/arg-type/+stream"):
             raise error.unsupported(
                 "the passt network backend is not supported with this QEMU binary", self.node

@@ -43,9 +43,7 @@ _OFFLOADS = (
 
 def interface_arguments(interface: Interface, b: Build) -> Iterator[Option]:
     """The back end, then the card."""
-    kind = interface.actual_type(b.host)
-    back_end = _tap if kind in TAP_TYPES else _BACK_ENDS[kind]
-    yield from back_end(interface, b)
+    yield from _BACK_ENDS[interface.actual_type(b.host)](interface, b)
     yield from zpci_options(interface, b)
     yield _card(interface, b)
 
@@ -69,14 +67,18 @@ def _tap(interface: Interface, b: Build) -> Iterator[Option]:
     first = numbers.bridge if kind in ("network", "bridge") else numbers.tap
     queues = range(interface.queues)
     target = interface.target or ""
-    taps = [b.pass_fd(first + queue, "tap", target, interface.alias) for queue in queues]
+    taps = [b.pass_fd(_nth(first, queue), "tap", target, interface.alias) for queue in queues]
     properties: Properties = {"type": "tap", **_many("fd", taps)}
     if b.host.vhost_net and _wants_vhost(interface):
         path = interface.backend_vhost or "/dev/vhost-net"
-        helpers = [b.pass_fd(numbers.vhost_net + q, "vhost-net", path, interface.alias) for q in queues]
+        helpers = [b.pass_fd(_nth(numbers.vhost_net, q), "vhost-net", path, interface.alias) for q in queues]
         properties |= {"vhost": True, **_many("vhostfd", helpers)}
     properties["sndbuf"] = interface.sndbuf
     yield _netdev(interface, b, properties, "a tap device that libvirt opens")
+
+
+def _nth(first: int | None, queue: int) -> int | None:
+    return None if first is None else first + queue
 
 
 def _wants_vhost(interface: Interface) -> bool:
@@ -168,7 +170,9 @@ def _several(interface: Interface) -> int | None:
     return interface.queues if interface.queues > 1 else None
 
 
+#: (actual) interface type → what makes its back end
 _BACK_ENDS: dict[str, Callable[[Interface, Build], Iterator[Option]]] = {
+    **dict.fromkeys(TAP_TYPES, _tap),
     "client": _socket("connect"),
     "internal": _internal,
     "mcast": _socket("mcast"),
@@ -178,6 +182,8 @@ _BACK_ENDS: dict[str, Callable[[Interface, Build], Iterator[Option]]] = {
     "vdpa": _vdpa,
     "vhostuser": _vhost_user,
 }
+#: types that QEMU has a back end for
+SUPPORTED_TYPES = frozenset(_BACK_ENDS)
 
 
 # -- the card --------------------------------------------------------------------------------------

@@ -225,7 +225,9 @@ def _complete_slices(slices: Node) -> None:
             if node.get(name) is None:
                 raise error.xml(f"Missing required attribute '{name}' in element 'slice'", node)
         if parse_unsigned(node.attrib["size"]) == 0:
-            raise error.xml("Invalid value for attribute 'size' in element 'slice': '0'.", node)
+            raise error.xml(
+                "Invalid value for attribute 'size' in element 'slice': Zero is not permitted", node
+            )
     slices.children = kept[:1]
 
 

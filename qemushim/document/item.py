@@ -11,7 +11,7 @@ from qemushim.document.node import Node
 class Schema:
     """What an element may hold, in the order in which it is written."""
 
-    __slots__ = ("attributes", "children", "opened", "required", "text")
+    __slots__ = ("attributes", "children", "mixed", "opened", "required", "text")
 
     def __init__(self) -> None:
         self.attributes: dict[str, Field[object]] = {}
@@ -20,6 +20,8 @@ class Schema:
         self.required: list[Field[object]] = []
         #: written with an end tag of its own even where it is empty
         self.opened = False
+        #: children of different tags keep the order that they have in the document
+        self.mixed = False
 
     def add(self, field: Field[object], steps: tuple[str, ...]) -> None:
         """Give a field its place ``steps`` below this element."""

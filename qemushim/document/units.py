@@ -81,8 +81,8 @@ def parse_set(text: str) -> list[int]:
 
 
 def _small(digits: str, text: str) -> int:
-    """A member of a set: libvirt's bitmaps end at 2^24."""
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 8 or int(digits) > 1 << 24:
+    """A member of a set: libvirt's bitmaps of CPUs and NUMA nodes have 2^14 bits."""
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 8 or int(digits) >= 1 << 14:
         raise ValueError(text)
     return int(digits)
 

@@ -57,6 +57,11 @@ def _blank(node: Node) -> bool:
 
 
 def _write_children(node: Node, schema: Schema, indent: str, out: list[str]) -> None:
+    if schema.mixed:
+        for child in node.children:
+            if child.tag in schema.children:
+                _write(child, schema.children[child.tag].schema(child), indent, out)
+        return
     by_tag: dict[str, list[Node]] = {}
     for child in node.children:
         by_tag.setdefault(child.tag, []).append(child)

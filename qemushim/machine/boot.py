@@ -224,7 +224,10 @@ def boot_options(b: Build) -> Iterator[Option]:
         "strict": True,
     }
     yield b.pairs("-boot", "", pairs, os.node, "nothing boots but what has a boot index")
-    direct = (("-kernel", os.kernel), ("-initrd", os.initrd), ("-append", os.cmdline), ("-shim", os.shim))
+    line = os.node.child("cmdline")
+    # the kernel's own words, with every blank
+    cmdline = line.text if line is not None else None
+    direct = (("-kernel", os.kernel), ("-initrd", os.initrd), ("-append", cmdline), ("-shim", os.shim))
     for flag, value in (*direct, ("-dtb", os.dtb)):
         if value:
             yield b.option(flag, value, os.node, "the guest boots a kernel of the host")

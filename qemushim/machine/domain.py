@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from qemushim.board import Board
 from qemushim.devices import BY_TAG, KINDS
 from qemushim.devices.base import Device
-from qemushim.document.fields import Choice, Many, One, OnOff, Size, Text, Unsigned, Verbatim
+from qemushim.document.fields import Choice, Field, Integer, Many, One, OnOff, Size, Text, Unsigned, Verbatim
 from qemushim.document.item import Item, check
 from qemushim.document.node import COMMENT, Node
 from qemushim.document.writer import write
@@ -60,7 +59,7 @@ class Devices(Item):
 
 
 for _kind in KINDS:
-    Devices.schema.add(Many(_kind.tag, _kind), (_kind.tag,))
+    Devices.schema.add(cast(Field[object], Many(_kind.tag, _kind)), (_kind.tag,))
 
 
 class Domain(Item):
@@ -87,8 +86,8 @@ class Domain(Item):
     vcpus = One("vcpus", Vcpus)
     iothreads = Text("iothreads")
     iothreadids = One("iothreadids", IothreadIds)
-    default_iothread_min = Text("defaultiothread/@thread_pool_min")
-    default_iothread_max = Text("defaultiothread/@thread_pool_max")
+    default_iothread_min = Integer("defaultiothread/@thread_pool_min")
+    default_iothread_max = Integer("defaultiothread/@thread_pool_max")
     throttle_groups = One("throttlegroups", ThrottleGroups)
     cputune = One("cputune", Cputune)
     numatune = One("numatune", NumaTune)
@@ -118,6 +117,8 @@ class Domain(Item):
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
+        self._os_type: Node | None = None
+        self._board = Board("", "")
         self.lists: dict[str, list[Device]] = {tag: [] for tag in BY_TAG}
         devices = node.child("devices")
         for child in devices.children if devices is not None else ():
@@ -137,24 +138,28 @@ class Domain(Item):
         return self.type or ""
 
     @property
+    def _type(self) -> dict[str, str]:
+        """The attributes of ``<os><type>``."""
+        if self._os_type is None:
+            self._os_type = self.node.find("os/type")
+        return self._os_type.attrib if self._os_type is not None else {}
+
+    @property
     def arch(self) -> str:
-        return self.node.value("os/type/@arch") or ""
+        return self._type.get("arch", "")
 
     @property
     def machine_type(self) -> str:
-        return self.node.value("os/type/@machine") or ""
-
-    @cached_property
-    def _boards(self) -> dict[tuple[str, str], Board]:
-        return {}
+        return self._type.get("machine", "")
 
     @property
     def board(self) -> Board:
         """Architecture and machine type, as they are now (``define`` fills them in)."""
-        key = (self.arch, self.machine_type)
-        if key not in self._boards:
-            self._boards[key] = Board(*key)
-        return self._boards[key]
+        attrib = self._type
+        arch, machine = attrib.get("arch", ""), attrib.get("machine", "")
+        if self._board.arch != arch or self._board.machine != machine:
+            self._board = Board(arch, machine)
+        return self._board
 
     # -- devices ------------------------------------------------------------
 

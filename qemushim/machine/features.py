@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qemushim.command.option import Option
-from qemushim.document.fields import Choice, One, OnOff, Present, Size, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Field, One, OnOff, Present, Size, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.units import to_bytes
 from qemushim.errors import error
@@ -76,6 +76,24 @@ class Xen(Item):
     passthrough_mode = Choice("passthrough/@mode", ("sync_pt", "share_pt"))
 
 
+class ContainerCapabilities(Item):
+    """``<capabilities>``: what the init process of a container may do."""
+
+    tag = "capabilities"
+    policy = Choice("@policy", ("default", "allow", "deny"))
+
+
+for _name in (
+    *("audit_control", "audit_write", "block_suspend", "chown", "dac_override", "dac_read_search"),
+    *("fowner", "fsetid", "ipc_lock", "ipc_owner", "kill", "lease", "linux_immutable", "mac_admin"),
+    *("mac_override", "mknod", "net_admin", "net_bind_service", "net_broadcast", "net_raw", "setgid"),
+    *("setfcap", "setpcap", "setuid", "sys_admin", "sys_boot", "sys_chroot", "sys_module", "sys_nice"),
+    *("sys_pacct", "sys_ptrace", "sys_rawio", "sys_resource", "sys_time", "sys_tty_config", "syslog"),
+    "wake_alarm",
+):
+    ContainerCapabilities.schema.add(cast(Field[object], OnOff("@state")), (_name,))
+
+
 class Features(Item):
     """``<features>``, in libvirt's order."""
 
@@ -90,7 +108,7 @@ class Features(Item):
     hyperv = One("hyperv", Hyperv)
     kvm = One("kvm", Kvm)
     pvspinlock = OnOff("pvspinlock/@state")
-    capabilities_policy = Choice("capabilities/@policy", ("default", "allow", "deny"))
+    capabilities = One("capabilities", ContainerCapabilities)
     pmu = OnOff("pmu/@state")
     vmport = OnOff("vmport/@state")
     gic_version = Choice("gic/@version", ("2", "3", "host"))
@@ -161,7 +179,13 @@ def complete_features(d: Define) -> None:
         hyperv = features.child("hyperv")
         if hyperv is not None:
             _complete_hyperv(hyperv)
+        ring = features.find("kvm/dirty-ring")
+        if ring is not None and ring.get("state") != "on":
+            ring.drop("size")
         _complete_sizes(features)
+        allowed = features.child("capabilities")
+        if allowed is not None and allowed.get("policy", "default") == "default" and not allowed.children:
+            features.remove(allowed)
     if d.board.is_arm_virt:
         _complete_gic(d)
     if _wants_split_irqchip(d):

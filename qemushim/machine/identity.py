@@ -61,6 +61,9 @@ def _complete_ids(d: Define) -> None:
         raise error.xml(f"name {name} cannot contain '/'", root.child("name"), "a name becomes part of paths")
     if "\n" in name:
         raise error.xml("name contains invalid character: newline", root.child("name"))
+    title = root.child("title")
+    if title is not None and "\n" in title.text:
+        raise error.xml("Domain title can't contain newlines", title, "<description> may have several lines")
     table = next((s for s in domain.sysinfo if s.kind == "smbios"), None)
     told = table.uuid if table is not None else None
     if told is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.bootindex import boot_index
+from qemushim.errors import error
 from qemushim.machine.firmware import loader_nodes
 from qemushim.machine.numa import has_cells, has_hmat
 
@@ -55,15 +56,26 @@ def _plain(features: Node, table: tuple[tuple[str, str, str], ...]) -> Iterator[
                 yield name, value
 
 
+def _gic(b: Build, version: str) -> Iterator[Pair]:
+    if b.emulator.arch == "aarch64":
+        yield "gic-version", version
+    elif version != "2":
+        # a 32-bit binary has version 2 and no property for it
+        raise error.unsupported(
+            "gic-version option is not available with this QEMU binary",
+            b.domain.node.find("features/gic"),
+            "<gic version='2'/>",
+        )
+
+
 def _features(b: Build) -> Iterator[Pair]:
     node = b.domain.node.child("features")
     features = b.domain.features
     if node is None or features is None:
         return
     yield from _plain(node, _EARLY)
-    # a 32-bit binary has GIC version 2 and no property for it
-    if features.gic_version and b.emulator.arch == "aarch64":
-        yield "gic-version", features.gic_version
+    if features.gic_version:
+        yield from _gic(b, features.gic_version)
     if features.ioapic:
         yield "kernel_irqchip", "split" if features.ioapic == "qemu" else "on"
     if features.hpt_resizing:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qemushim.command.option import Option
 from qemushim.document.fields import Choice, Many, One, Text
 from qemushim.document.item import Item
-from qemushim.document.node import QEMU_NAMESPACE, QEMU_PREFIX
+from qemushim.document.node import QEMU_NAMESPACE, QEMU_PREFIX, Node
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -118,6 +118,28 @@ def changed_emulator(domain: Domain, emulator: Emulator) -> Emulator:
     added = [item.capability for item in wanted.added if item.capability]
     removed = [item.capability for item in wanted.removed if item.capability]
     return emulator.with_flags(added, removed)
+
+
+def complete_metadata(d: Define) -> None:
+    """One element for each namespace; what has none is dropped."""
+    root = d.domain.node
+    metadata = root.child("metadata")
+    if metadata is None:
+        return
+    kept: list[Node] = []
+    seen: set[str] = set()
+    for child in metadata.children:
+        prefix = child.tag.partition(":")[0] if ":" in child.tag else ""
+        name = f"xmlns:{prefix}" if prefix else "xmlns"
+        uri = child.get(name) or metadata.get(name) or root.get(name)
+        if uri is None or uri in seen:
+            continue
+        seen.add(uri)
+        if child.get(name) is None and metadata.get(name) is None:
+            # declared on the root, which is written without it
+            metadata.set(name, uri)
+        kept.append(child)
+    metadata.children = kept
 
 
 _FIRST = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")

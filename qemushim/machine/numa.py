@@ -65,10 +65,7 @@ class Numa(Item):
     bandwidths = Many("interconnects/bandwidth", Bandwidth)
 
 
-class TunedMemory(Item):
-    """``<memory>`` of ``<numatune>``"""
-
-    tag = "memory"
+Numa.schema.children["interconnects"].own.mixed = True
 
 
 class MemNode(Item):

@@ -31,8 +31,8 @@ def _disk(devices: list[Device], new: Device) -> int:
         return _bus(disk) == bus and disk_index(disk.node.value("target/@dev") or "") > name
 
     last = next((at for at in range(len(devices) - 1, -1, -1) if _bus(devices[at]) == bus), -1)
-    if last < 0:
-        return len(devices)
+    if last < 0 or not is_behind(devices[last]):
+        return len(devices) if last < 0 else last + 1
     # the first one behind is looked for as in a dictionary: up to the last of the bus they are in order
     return bisect_left(devices, True, 0, last + 1, key=is_behind)
 

@@ -23,7 +23,10 @@ def check_memory_devices(d: Define) -> None:
     domain = d.domain
     devices = domain.all(MemoryDevice)
     cells = len(cells_of(domain))
-    if domain.max_memory and not cells and not d.board.is_ccw:
+    slotted = sum(device.model in SLOTTED for device in devices)
+    # ppc64 plugs memory into the board, s390 into the channel subsystem: neither needs a cell
+    wanted = bool(domain.max_memory or slotted) and not (d.board.is_ppc64 or d.board.is_ccw)
+    if wanted and not cells:
         raise error.unsupported(
             "At least one numa node has to be configured when enabling memory hotplug",
             domain.node.child("maxMemory"),
@@ -31,13 +34,12 @@ def check_memory_devices(d: Define) -> None:
         )
     if not devices:
         return
-    if any(device.model in SLOTTED for device in devices) and not domain.max_memory:
+    if not domain.max_memory and any(device.model != "sgx-epc" for device in devices):
         raise error.unsupported(
             "cannot use/hotplug a memory device when domain 'maxMemory' is not defined", devices[0].node
         )
     for device in devices:
         _check_cell(device, cells)
-    slotted = sum(device.model in SLOTTED for device in devices)
     if slotted > (domain.max_memory_slots or 0):
         raise error.unsupported(
             f"memory device count '{slotted}' exceeds slots count '{domain.max_memory_slots or 0}'",

@@ -143,24 +143,6 @@ def _check_files(sysinfo: Sysinfo) -> None:
             raise error.xml(f"Firmware entry {problem}", entry.node)
 
 
-def check_sysinfo(d: Define) -> None:
-    """What QEMU can be told."""
-    os = d.domain.os
-    if os is None or os.smbios not in ("sysinfo", "host"):
-        return
-    tables = [s for s in d.domain.sysinfo if s.kind == "smbios"]
-    if os.smbios == "sysinfo" and not tables:
-        raise error.xml(
-            f"Domain '{d.domain.name}' sysinfo are not available", os.node, "<sysinfo type='smbios'>…"
-        )
-    for table in tables[:1]:
-        if len(table.base_boards) > 1:
-            raise error.unsupported(
-                "qemu does not support more than one entry to Type 2 in SMBIOS table",
-                table.base_boards[1].node,
-            )
-
-
 # -- options -----------------------------------------------------------------------------------
 
 
@@ -169,8 +151,11 @@ def smbios_options(b: Build) -> Iterator[Option]:
     os = b.domain.os
     if os is not None and os.smbios == "sysinfo":
         table = next((s for s in b.domain.sysinfo if s.kind == "smbios"), None)
-        if table is not None:
-            yield from _tables(b, table)
+        if table is None:
+            raise error.xml(
+                f"Domain '{b.domain.name}' sysinfo are not available", os.node, "<sysinfo type='smbios'>…"
+            )
+        yield from _tables(b, table)
     for sysinfo in b.domain.sysinfo:
         if sysinfo.kind == "fwcfg":
             for entry in sysinfo.entries:
@@ -187,7 +172,12 @@ def _tables(b: Build, sysinfo: Sysinfo) -> Iterator[Option]:
     system = sysinfo.system
     if system is not None and not _is_sku_alone(system):
         yield b.pairs("-smbios", "type=1", _values(system, "system"), system.node, rule)
-    for board in sysinfo.base_boards:
+    boards = sysinfo.base_boards
+    if len(boards) > 1:
+        raise error.unsupported(
+            "qemu does not support more than one entry to Type 2 in SMBIOS table", boards[1].node
+        )
+    for board in boards:
         values = {"manufacturer": "", **_values(board, "baseBoard")}
         yield b.pairs("-smbios", "type=2", values, board.node, rule)
     if sysinfo.chassis is not None:

@@ -15,7 +15,6 @@ from qemushim.machine.namespace import check_namespace
 from qemushim.machine.numa import check_numa
 from qemushim.machine.pluggable import check_memory_devices
 from qemushim.machine.security import check_security
-from qemushim.machine.smbios import check_sysinfo
 from qemushim.machine.throttle import check_throttle
 from qemushim.machine.tune import check_power, check_tune
 from qemushim.machine.vcpu import check_iothreads, check_vcpus
@@ -48,7 +47,6 @@ DOMAIN: tuple[Check, ...] = (
     check_features,
     check_memory,
     check_numa,
-    check_sysinfo,
     check_security,
 )
 

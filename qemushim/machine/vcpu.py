@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
 from qemushim.document.fields import Choice, Integer, Many, NumberSet, Switch, Unsigned
-from qemushim.document.item import Item
+from qemushim.document.item import Item, Tail
 from qemushim.document.node import Node
 from qemushim.document.units import parse_unsigned
 from qemushim.errors import error
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: how many vCPUs libvirt's own tables hold
 _MAX_VCPUS = 16384
+#: IOThreads that a definition may number on its own: a mistyped count must not fill the memory
+_MAX_THREADS = 16384
 
 
 class Vcpu(Item):
@@ -47,13 +49,20 @@ class Vcpus(Item):
     vcpus = Many("vcpu", VcpuState)
 
 
-class Iothread(Item):
-    """``<iothread>``: one thread for I/O, and how it polls."""
+class WorkerPool(Item):
+    """``<defaultiothread>``: how many worker threads QEMU's own loop keeps and may have."""
+
+    tag = "defaultiothread"
+    pool_min = Integer("@thread_pool_min")
+    pool_max = Integer("@thread_pool_max")
+
+
+class Iothread(WorkerPool):
+    """``<iothread>``: one thread for I/O, its workers, and how it polls."""
 
     tag = "iothread"
     id = Unsigned("@id", required=True)
-    pool_min = Integer("@thread_pool_min")
-    pool_max = Integer("@thread_pool_max")
+    workers = Tail()
     #: nanoseconds
     poll_max = Unsigned("poll/@max")
     poll_grow = Unsigned("poll/@grow")
@@ -97,10 +106,13 @@ def _iothread_count(domain: Domain) -> int:
     if not raw:
         return 0
     try:
-        return parse_unsigned(raw)
+        count = parse_unsigned(raw)
     except ValueError:
+        count = -1
+    if not 0 <= count <= _MAX_THREADS:
         message = f"invalid iothreads count '{raw}'"
-        raise error.xml(message, domain.node.child("iothreads"), "a number from 0") from None
+        raise error.xml(message, domain.node.child("iothreads"), f"a number from 0 to {_MAX_THREADS}")
+    return count
 
 
 def _free_ids(taken: list[int], count: int) -> Iterator[int]:
@@ -294,15 +306,17 @@ def _check_granularity(d: Define) -> None:
 
 def check_iothreads(d: Define) -> None:
     """Worker pools of IOThreads and of QEMU's own loop."""
-    holders = [t.node for t in d.domain.iothreadids.iothreads] if d.domain.iothreadids is not None else []
-    holders += d.domain.node.all("defaultiothread")
-    for node in holders:
-        low, high = (int(node.get(name) or "-1", 0) for name in ("thread_pool_min", "thread_pool_max"))
-        if (low >= 0 or high >= 0) and not d.emulator.flag("iothread.thread-pool-max"):
-            what = "thread_pool_min" if low >= 0 else "thread_pool_max"
-            raise error.unsupported(f"{what} is not supported by this QEMU binary", node, "QEMU 7.1 or newer")
-        if low >= 0 <= high < low:
-            raise error.xml("thread_pool_min must be smaller than or equal to thread_pool_max", node)
+    pools = [WorkerPool(node) for node in d.domain.node.all("defaultiothread")]
+    pools += d.domain.iothreadids.iothreads if d.domain.iothreadids is not None else []
+    for pool in pools:
+        sizes = _pool(pool)
+        if sizes and not d.emulator.flag("iothread.thread-pool-max"):
+            what = next(iter(sizes)).replace("-", "_")
+            message = f"{what} is not supported by this QEMU binary"
+            raise error.unsupported(message, pool.node, "QEMU 7.1 or newer")
+        if len(sizes) == 2 and sizes["thread-pool-min"] > sizes["thread-pool-max"]:
+            message = "thread_pool_min must be smaller than or equal to thread_pool_max"
+            raise error.xml(message, pool.node)
 
 
 def has_dies(c: Context) -> bool:
@@ -351,7 +365,7 @@ def iothread_options(b: Build) -> Iterator[Option]:
         properties: dict[str, str | int | None] = {"qom-type": "iothread", "id": f"iothread{number}"}
         thread = explicit.get(number)
         if thread is not None:
-            properties.update(_pool(thread.node))
+            properties.update(_pool(thread))
             properties["poll-max-ns"] = thread.poll_max
             properties["poll-grow"] = thread.poll_grow
             properties["poll-shrink"] = thread.poll_shrink
@@ -359,11 +373,11 @@ def iothread_options(b: Build) -> Iterator[Option]:
         yield b.object(properties, source, "a thread for I/O")
     node = b.domain.node.child("defaultiothread")
     if node is not None:
-        properties = {"qom-type": "main-loop", "id": "main-loop", **_pool(node)}
+        properties = {"qom-type": "main-loop", "id": "main-loop", **_pool(WorkerPool(node))}
         yield b.object(properties, node, "how many worker threads QEMU's main loop has")
 
 
-def _pool(node: Node) -> dict[str, int]:
-    names = (("thread-pool-min", "thread_pool_min"), ("thread-pool-max", "thread_pool_max"))
-    values = {name: int(node.get(attribute) or "-1", 0) for name, attribute in names}
-    return {name: value for name, value in values.items() if value >= 0}
+def _pool(pool: WorkerPool) -> dict[str, int]:
+    """The sizes that are given; a negative one is none."""
+    sizes = {"thread-pool-min": pool.pool_min, "thread-pool-max": pool.pool_max}
+    return {name: size for name, size in sizes.items() if size is not None and size >= 0}
