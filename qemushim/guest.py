@@ -25,7 +25,6 @@ from qemushim.devices.prepare import prepare_devices
 from qemushim.document.item import Item
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
-from qemushim.document.writer import keep
 from qemushim.emulator.model import Emulator
 from qemushim.errors import ShimError, error
 from qemushim.host import Host
@@ -188,6 +187,9 @@ class Guest:
         self.classic = False
         #: device → the PCI address that such a QEMU is going to choose, where the definition can not say it
         self.predicted: Mapping[Item, PciAddress] = {}
+        #: the user's own text, and which of its elements were taken out (``Node.origin``)
+        self._text: str | bytes = ""
+        self._detached: frozenset[int] = frozenset()
 
     @classmethod
     def from_xml(cls, text: str | bytes, file: str = "") -> Guest:
@@ -198,6 +200,7 @@ class Guest:
         with _located(file):
             guest = cls(parse(text, file), file)
             guest.domain.check_fields()
+        guest._text = text
         return guest
 
     @property
@@ -207,6 +210,7 @@ class Guest:
     def copy(self) -> Guest:
         twin = Guest(self.domain.node.copy(), self.file)
         twin.classic = self.classic
+        twin._text, twin._detached = self._text, self._detached
         return twin
 
     def define(self, emulator: Emulator, host: Host, *, update: bool = True) -> Guest:
@@ -275,13 +279,16 @@ class Guest:
         for device in guest.domain.every():
             if name in (device.user_alias, device.node.value("target/@dev"), device.node.value("mac/@address")):
                 guest.domain.remove(device)
+                guest._detached |= {device.node.origin} - {-1}
                 return guest
         raise error.argument(f"no device of this guest is called '{name}'", hint="name an alias, a target or a MAC")
 
     def to_xml(self, style: str = "libvirt") -> str:
         """The document: ``libvirt`` in its order and style, ``keep`` with the user's own layout and comments."""
         if style == "keep":
-            return keep(self.domain.node) + "\n"
+            from qemushim.document.keep import merge
+
+            return merge(self._text, self.domain.node, type(self.domain).schema, self._detached).decode()
         if self.classic:
             from qemushim.classic.define import to_xml
 
@@ -293,7 +300,8 @@ class Guest:
         from qemushim.classic.define import define_classic
         from qemushim.classic.predict import predict_definition
 
-        guest = Guest(define_classic(self.domain.node, emulator, host), self.file)
+        guest = self.copy()
+        guest.domain = Domain(define_classic(guest.domain.node, emulator, host))
         guest.classic = True
         guest.predicted = predict_definition(guest.domain.node, emulator, host)
         return guest

@@ -145,6 +145,21 @@ def bundled_cpu_map() -> Any:
     return import_module("qemushim.machine.cpumap").CpuMap.bundled()
 
 
+def nominal_uuid(purpose: str) -> str:
+    """A UUID that is the same wherever it is asked for, and another one for every purpose."""
+    digest = bytearray(import_module("hashlib").sha256(f"uuid {purpose}".encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x40
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def nominal_mac(purpose: str) -> str:
+    """The same for a MAC address, with the prefix of QEMU's cards."""
+    digest = import_module("hashlib").sha256(f"mac {purpose}".encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
 def _no_secret(kind: str, reference: str) -> bytes:
     raise error.failed(f"secret {reference} is not known to this host", hint="pass secrets= to Host")
 
@@ -204,9 +219,9 @@ class Host:
     encrypt: Callable[[bytes, bytes], str] = lambda secret, iv: base64.b64encode(secret).decode()
     #: initialisation vector of the next secret
     random_iv: bytes = bytes(range(16))
-    #: a UUID / MAC for what has none: called with what it is for
-    new_uuid: Callable[[str], str] = lambda purpose: "00000000-0000-4000-8000-000000000000"
-    new_mac: Callable[[int], str] = lambda number: f"52:54:00:00:{number >> 8 & 255:02x}:{number & 255:02x}"
+    #: a UUID / MAC for what has none: called with what it is for, the guest's own name or UUID included
+    new_uuid: Callable[[str], str] = nominal_uuid
+    new_mac: Callable[[str], str] = nominal_mac
     #: seconds since 1970 (UTC), and local time's distance from UTC in seconds
     now: int = 0
     utc_offset: int = 0

@@ -77,7 +77,7 @@ def local_host(nominal: Host) -> Host:
         now=int(time.time()),
         utc_offset=time.localtime().tm_gmtoff,
         new_uuid=lambda purpose: str(uuid.uuid4()),
-        new_mac=lambda number: "52:54:00:" + ":".join(f"{b:02x}" for b in secrets.token_bytes(3)),
+        new_mac=lambda purpose: "52:54:00:" + ":".join(f"{b:02x}" for b in secrets.token_bytes(3)),
         random_iv=secrets.token_bytes(16),
     )
 

@@ -280,7 +280,7 @@ def pools(pool: str, name: str) -> dict[str, Any] | None:
     if pool == "off":
         raise error.plain("storage pool 'off' is not active")
     iscsi = {"pool_type": "iscsi", "device": "iqn.t", "hosts": [{"name": "h", "port": "1"}]}
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "f": {"type": "file", "path": "/f"},
         "d": {"type": "dir", "path": "/d"},
         "unit:0:0:4": {"type": "block", "path": "/dev/s", **iscsi},
@@ -391,7 +391,7 @@ def test_reservations() -> None:
 # -- refusals ---------------------------------------------------------------------------------------
 
 U = "unsupported configuration: "
-O = "Operation not supported: "
+NOT = "Operation not supported: "
 CIPHER = (
     f"<encryption format='luks'>{SECRET}<cipher name='aes' size='256' mode='xts' hash='sha1'/></encryption>"
 )
@@ -442,7 +442,7 @@ REFUSED = [
             rest="<iotune><read_bytes_sec>1</read_bytes_sec></iotune>"
             "<throttlefilters><throttlefilter group='g'/></throttlefilters>",
         ),
-        f"{O}block 'throttlefilters' can't be used together with 'iotune' for disk 'vda'",
+        f"{NOT}block 'throttlefilters' can't be used together with 'iotune' for disk 'vda'",
     ),
 ]
 

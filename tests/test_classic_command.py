@@ -371,7 +371,7 @@ def test_watchdog_came_with_0_11() -> None:
 
 
 def test_host_devices() -> None:
-    usb = "<hostdev type='usb'><source><address bus='014' device='0x6'/></source></hostdev>"
+    usb = "<hostdev type='usb'><source><address bus='14' device='0x6'/></source></hostdev>"
     pci = "<hostdev type='pci'><source><address bus='6' slot='12' function='5'/></source></hostdev>"
     assert "-usbdevice host:014.006 -pcidevice host=06:12.5" in argv(
         document(usb + pci), emulator(*ALWAYS, "pcidevice")
@@ -382,7 +382,7 @@ def test_host_devices() -> None:
         in argv(document(usb + pci), emulator(*DEVICE))
     )
     assert "PCI device assignment is not supported" in refused(document(pci))
-    assert "missing bus/device" in refused(document(usb.replace("014", "0").replace("0x6", "0")))
+    assert "missing bus/device" in refused(document(usb.replace("14", "0").replace("0x6", "0")))
 
 
 def test_balloon_can_be_declined() -> None:

@@ -234,6 +234,29 @@ def test_interface_needs_its_source(kind: str) -> None:
         xml(f"<interface type='{kind}'/>")
 
 
+@pytest.mark.parametrize(("text", "number"), [("14", 14), ("0x14", 20), ("014", 12), ("0", 0)])
+def test_usb_numbers_go_by_their_prefix(text: str, number: int) -> None:
+    usb = f"<hostdev type='usb'><source><address bus='{text}' device='1'/></source></hostdev>"
+    assert f"<address bus='{number}' device='1'/>" in xml(usb)
+
+
+@pytest.mark.parametrize("place", ["slot='0x20'", "slot='1' function='8'", "slot='0'"])
+def test_impossible_addresses_are_refused_without_device_too(place: str) -> None:
+    nic = NIC.format(mac=1, model="virtio").replace(
+        "</interface>", f"<address type='pci' {place}/></interface>"
+    )
+    with pytest.raises(AddressError, match="invalid PCI address"):
+        Guest(parse(document(nic))).define(emulator(), HOST)
+
+
+def test_encrypted_disk() -> None:
+    secret = "<secret type='passphrase' uuid='0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f'/>"
+    disk = DISK.format(path="/a", dev="hda").replace(
+        "</disk>", f"<encryption format='qcow'>{secret}</encryption></disk>"
+    )
+    assert f"<encryption format='qcow'>\n        {secret}\n      </encryption>\n" in xml(disk)
+
+
 def test_memory_of_later_documents() -> None:
     text = xml().replace("<memory>262144</memory>", "<memory unit='GiB'>1</memory>")
     assert "<memory>1048576</memory>" in define(text).to_xml()

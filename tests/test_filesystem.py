@@ -14,6 +14,10 @@ from tests.small_guests import LATEST, S390, refusal, stored, tokens, values
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 
 
+#: how the options of an -fsdev end
+END = "id=fsdev-fs0,path=/src"
+
+
 def share(driver: str = "", attributes: str = "", inside: str = "") -> str:
     return f"<filesystem {attributes}>{driver}<source dir='/src'/><target dir='tag'/>{inside}</filesystem>"
 
@@ -36,8 +40,7 @@ def test_defaults() -> None:
             "<driver type='path' wrpolicy='immediate'/>",
             "accessmode='mapped' fmode='640' dmode='0750' multidevs='remap'",
             "<readonly/>",
-            "local,security_model=mapped,multidevs=remap,fmode=0640,dmode=0750,writeout=immediate,"
-            "id=fsdev-fs0,path=/src,readonly",
+            f"local,security_model=mapped,multidevs=remap,fmode=0640,dmode=0750,writeout=immediate,{END},readonly",
         ),
         ("<driver type='handle'/>", "", "", "handle,id=fsdev-fs0,path=/src"),
     ],
@@ -90,6 +93,7 @@ def test_order_of_children_is_libvirts() -> None:
 
 
 U = "unsupported configuration: "
+EXPECTED = " Expected non-negative integer value"
 
 REFUSED = [
     (share("<driver type='virtiofs'/>"), f"{U}'virtiofs' requires shared memory"),
@@ -97,8 +101,7 @@ REFUSED = [
     (share("", "type='block'"), f"{U}only supports mount filesystem type"),
     (
         share("", "fmode='9'"),
-        "XML error: Invalid value for attribute 'fmode' in element 'filesystem': '9'. "
-        "Expected non-negative integer value",
+        f"XML error: Invalid value for attribute 'fmode' in element 'filesystem': '9'.{EXPECTED}",
     ),
 ]
 

@@ -17,10 +17,8 @@ HOST = replace(Host.nominal(), find_secret=lambda kind, reference: b"s")
 
 
 def pci(slot: int = 0, inside: str = "", attributes: str = "") -> str:
-    return (
-        f"<hostdev mode='subsystem' type='pci' {attributes}><source><address domain='0' bus='6' slot='{slot}'/>"
-        f"</source>{inside}</hostdev>"
-    )
+    source = f"<source><address domain='0' bus='6' slot='{slot}'/></source>"
+    return f"<hostdev mode='subsystem' type='pci' {attributes}>{source}{inside}</hostdev>"
 
 
 def usb(source: str = "<source><address bus='14' device='6'/></source>", inside: str = "") -> str:

@@ -215,6 +215,7 @@ class Runner:
             now=1234567890,
             utc_offset=-1800,
             # randomness is faked: bytes 0, 1, 2, … become a UUID of version 4
+            new_mac=lambda purpose: "52:54:00:00:00:00",
             new_uuid=lambda purpose: "00010203-0405-4607-8809-0a0b0c0d0e0f",
             descriptors=Descriptors(
                 unix_listen=1729, file_source=1750, file_log=1751, tpm=1730, tpm_cancel=1731, vdpa=1732,

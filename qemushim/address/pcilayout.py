@@ -108,7 +108,7 @@ class PciLayout:
                 tree.add(filler if number else _ROOT_MODELS[self.express])
             else:
                 hotplug = controller.node.value("target/@hotplug") != "off"
-                tree.add(controller.node.get("model") or "pci-bridge", hotplug=hotplug)
+                tree.add(_model(controller), hotplug=hotplug)
         return tree
 
     # -- the two rounds --------------------------------------------------------------------------------------
@@ -203,6 +203,13 @@ class PciLayout:
 
 #: whether there is PCI Express → model of the root
 _ROOT_MODELS = {True: "pcie-root", False: "pci-root"}
+
+
+def _model(controller: Device) -> str:
+    model = controller.node.get("model")
+    if model is None:
+        raise error.internal("PCI controller model was not set correctly", controller.node, "give it a model")
+    return model
 
 
 def pci_controllers(domain: Domain) -> list[Device]:

@@ -215,8 +215,9 @@ _USERS: dict[str, Callable[[Node], bool]] = {
 
 
 def is_usb(device: Device) -> bool:
+    """A device for a USB bus; one that the document puts elsewhere is left there, and refused later."""
     want = _USERS.get(device.tag)
-    return want is not None and want(device.node)
+    return want is not None and want(device.node) and device.address_type in ("", "none", "usb")
 
 
 def _given(device: Device) -> tuple[int, Path] | None:

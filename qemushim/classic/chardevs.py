@@ -10,6 +10,8 @@ from qemushim.command.option import Option
 from qemushim.document.node import Node
 from qemushim.errors import error
 
+#: what a console and its serial port have in common
+_MIRRORED = ("source", "protocol")
 #: types that are a path of the host
 _PATHS = ("dev", "file", "pipe", "unix")
 #: chardev type → back end of ``-chardev``
@@ -26,42 +28,45 @@ def complete_chardevs(c: Classic) -> None:
     for kind in (devices.serials, devices.parallels):
         for number, chardev in enumerate(kind):
             _complete_source(chardev)
-            chardev.node.discard("target")
-            chardev.node.add("target", {"port": str(number)})
+            _number(chardev.node, number)
     for channel in devices.channels:
         _complete_source(channel)
         _complete_channel(channel)
-    if c.domain.is_hvm and devices.serials:
-        _mirror_console(c)
-    for console in devices.consoles if not c.domain.is_hvm else ():
-        _complete_source(console)
-        console.node.discard("target")
-        console.node.add("target", {"port": "0"})
+    if not c.domain.is_hvm:
+        for console in devices.consoles:
+            _complete_source(console)
+            _number(console.node, 0)
+    elif devices.serials:
+        _mirror(devices.serials[0].node, devices.node.ensure("console"))
+
+
+def _number(node: Node, number: int) -> None:
+    """The target of a port is its number, and nothing else."""
+    target = node.ensure("target")
+    target.attrib = {"port": str(number)}
+    target.children.clear()
 
 
 def _complete_console(c: Classic) -> None:
-    """The console of a PC is dropped for its first serial port, or becomes it."""
-    node = c.domain.devices.node
-    consoles = node.all("console")
-    if not c.domain.is_hvm:
-        for console in consoles[1:]:
-            node.remove(console)
-        return
-    for console in consoles:
-        node.remove(console)
-    if consoles and node.child("serial") is None:
-        serial = node.append(consoles[0])
-        serial.tag = "serial"
-
-
-def _mirror_console(c: Classic) -> None:
+    """There is one console.  That of a PC is a serial port: one is made of it where the document has none."""
     devices = c.domain.devices.node
-    serial = devices.child("serial")
-    assert serial is not None
-    console = serial.copy()
-    console.tag = "console"
-    console.discard("address")
-    devices.append(console)
+    consoles = devices.all("console")
+    for console in consoles[1:]:
+        devices.remove(console)
+    if consoles and c.domain.is_hvm and devices.child("serial") is None:
+        _mirror(consoles[0], devices.add("serial"))
+
+
+def _mirror(node: Node, twin: Node) -> None:
+    """Make the twin the same line of characters by another name."""
+    twin.attrib, twin.line = dict(node.attrib), node.line
+    # what is left of the twin's own goes; a copy is no element of the user's document
+    twin.children = [child for child in twin.children if child.tag == "target"]
+    for child in node.children:
+        if child.tag in _MIRRORED:
+            copy = twin.append(child.copy())
+            copy.origin = -1
+    _number(twin, 0)
 
 
 def normalize_types(node: Node) -> None:

@@ -63,7 +63,7 @@ def _set_text(root: Node, tag: str, text: str) -> None:
 def _complete_uuid(c: Classic) -> None:
     root = c.domain.node
     if not c.domain.uuid:
-        root.ensure("uuid").text = c.host.new_uuid("domain")
+        root.ensure("uuid").text = c.host.new_uuid(f"domain {c.domain.name}")
         return
     canonical = canonical_uuid(c.domain.uuid)
     if canonical is None:

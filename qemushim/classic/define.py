@@ -13,7 +13,7 @@ from qemushim.classic.document import Domain
 from qemushim.classic.extras import complete_extras
 from qemushim.classic.later import settle_later
 from qemushim.classic.nics import complete_interfaces
-from qemushim.classic.pci import assign_pci, every_device
+from qemushim.classic.pci import assign_pci, check_places
 from qemushim.document.item import check
 from qemushim.document.node import Node
 from qemushim.document.writer import write
@@ -32,6 +32,7 @@ STEPS: tuple[Step, ...] = (
     complete_extras,
     complete_graphics,
     complete_controllers,
+    check_places,
 )
 
 
@@ -54,7 +55,6 @@ def define_classic(root: Node, emulator: Emulator, host: Host) -> Node:
         step(c)
     if c.has("device"):
         assign_pci(c)
-    _spell_addresses(c)
     return tree
 
 
@@ -64,14 +64,6 @@ def _drop_live(devices: Node) -> None:
         node.discard("alias")
         if node.tag in ("serial", "parallel", "console", "channel"):
             normalize_types(node)
-
-
-def _spell_addresses(c: Classic) -> None:
-    """PCI addresses complete, also those of the document."""
-    for device in every_device(c.domain):
-        place = device.pci
-        if place is not None:
-            device.pci = place
 
 
 def to_xml(root: Node) -> str:

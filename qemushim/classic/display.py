@@ -26,14 +26,16 @@ def complete_inputs(c: Classic) -> None:
     devices = c.domain.devices
     hvm = c.domain.is_hvm
     implied = "ps2" if hvm else "xen"
+    mouse = Node("input", {"type": "mouse", "bus": implied})
     for device in devices.inputs:
         if device.bus is None:
             device.bus = ("ps2" if device.type == "mouse" else "usb") if hvm else "xen"
         _check_input(device, hvm)
         if device.bus == implied and device.type == "mouse":
             devices.node.remove(device.node)
+            mouse = device.node
     if devices.graphics:
-        devices.node.append(Node("input", {"type": "mouse", "bus": implied}))
+        devices.node.append(mouse)
 
 
 def _check_input(device: Input, hvm: bool) -> None:

@@ -46,6 +46,15 @@ class BareHex(Hex[int]):
         return "a hexadecimal number, such as 0x1f"
 
 
+class Prefixed(Unsigned[int]):
+    """A number whose base is told by its prefix, as in C: ``0x`` hexadecimal, ``0`` octal."""
+
+    def read(self, raw: str) -> int:
+        text = raw.strip()
+        octal = text.isascii() and text.isdigit() and text[0] == "0"
+        return int(text, 8) if octal and len(text) <= 16 else super().read(raw)
+
+
 class Kibibytes(Field[int]):
     """An amount of memory, written as the bare number of KiB; a ``unit`` of later documents is understood."""
 
@@ -331,10 +340,10 @@ class Video(Device):
 
 
 class UsbPlace(Item):
-    """A USB device of the host by its place; numbers as C reads them."""
+    """A USB device of the host by its place."""
 
-    bus = Unsigned("@bus", 0)
-    device = Unsigned("@device", 0)
+    bus = Prefixed("@bus", 0)
+    device = Prefixed("@device", 0)
 
 
 class HostAddress(Item):

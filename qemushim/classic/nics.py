@@ -44,7 +44,7 @@ _NOT_IN_091 = ("e1000", "virtio")
 def complete_interfaces(c: Classic) -> None:
     """Every interface's MAC, and nothing in its source but what its type has."""
     for number, interface in enumerate(c.domain.devices.interfaces):
-        interface.mac = interface.mac or c.host.new_mac(number)
+        interface.mac = interface.mac or c.host.new_mac(f"interface {number} of {c.domain.uuid}")
         if interface.model and not _MODEL.fullmatch(interface.model):
             raise error.argument(
                 "Model name contains invalid characters", interface.node, "letters, digits and _"

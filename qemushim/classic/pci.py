@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qemushim.classic.context import Classic
-from qemushim.classic.document import Balloon, Device, Disk, Domain, Hostdev
+from qemushim.classic.document import Device, Disk, Domain, Hostdev
 from qemushim.devices.address import PciAddress
 from qemushim.document.units import format_set
 from qemushim.errors import AddressError
@@ -81,6 +81,21 @@ def assign_pci(c: Classic) -> None:
             _give(watchdog, slots)
 
 
+def check_places(c: Classic) -> None:
+    """The PCI addresses of the document are possible, and written in full.  Raises ``AddressError``."""
+    for device in every_device(c.domain):
+        place = device.pci
+        if place is None:
+            continue
+        if place.slot >= SLOTS or place.function > 7 or not (place.domain or place.bus or place.slot):
+            raise AddressError(
+                f"XML error: invalid PCI address {place}",
+                element=device.node,
+                hint="slot 0x01-0x1f (slot 0 is the host bridge), function 0-7",
+            )
+        device.pci = place
+
+
 def name(device: Device) -> str:
     """What to call a device on the map of the bus."""
     node = device.node
@@ -110,18 +125,6 @@ def _collect(domain: Domain, slots: Slots) -> dict[Device, PciAddress]:
                 f"internal error: Only PCI domain 0 and bus 0 are available, not {place}",
                 element=device.node,
                 hint="the machines of this QEMU have one PCI bus",
-            )
-        if place.slot >= SLOTS or place.function > 7:
-            raise AddressError(
-                f"XML error: invalid PCI address {place}",
-                element=device.node,
-                hint="slot 0x01-0x1f, function 0-7",
-            )
-        if not place.slot:
-            raise AddressError(
-                f"XML error: invalid PCI address {place}",
-                element=device.node,
-                hint="slot 0 is the host bridge",
             )
         pointer = slots.next
         slots.reserve(place.slot, name(device), device)
@@ -193,6 +196,3 @@ def _pin(
             element=device.node,
             hint=slots.map(),
         )
-
-
-__all__ = ["BALLOON", "IDE", "VIDEO", "Balloon", "Slots", "assign_pci", "every_device", "name"]

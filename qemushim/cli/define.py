@@ -19,11 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the guest exists already: keep its hardware, take no newer defaults",
     )
+    parser.add_argument(
+        "--style",
+        choices=("libvirt", "keep"),
+        default="libvirt",
+        help="libvirt: its order and layout (default); keep: your layout, comments and order, only added to",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     guest = read_document(options.file)
     emulator = emulator_for(guest, options)
     defined = guest.define(emulator, Host.nominal(options.arch or emulator.arch), update=not options.existing)
-    sys.stdout.write(defined.to_xml())
+    sys.stdout.write(defined.to_xml(options.style))
     return 0

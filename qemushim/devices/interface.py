@@ -367,7 +367,8 @@ class Interface(Device):
     def _complete_mac(self, d: Define) -> None:
         if self.mac is None:
             interfaces = d.domain.all(Interface)
-            self.mac = d.host.new_mac(next(i for i, one in enumerate(interfaces) if one.node is self.node))
+            number = next(i for i, one in enumerate(interfaces) if one.node is self.node)
+            self.mac = d.host.new_mac(f"interface {number} of {d.domain.uuid}")
         elif int(self.mac[:2], 16) & 1:
             raise error.xml(f"expected unicast mac address, found multicast '{self.mac}'", self.node)
 
@@ -446,9 +447,9 @@ class Interface(Device):
     def _complete_port_profile(self, d: Define) -> None:
         kind = self.port_profile
         if kind == "openvswitch" and self.interfaceid is None:
-            self.interfaceid = d.host.new_uuid("interfaceid")
+            self.interfaceid = d.host.new_uuid(f"interfaceid of {self.mac}")
         elif kind == "802.1Qbg" and self.typeid is not None and self.instanceid is None:
-            self.instanceid = d.host.new_uuid("instanceid")
+            self.instanceid = d.host.new_uuid(f"instanceid of {self.mac}")
 
     # -- checks ----------------------------------------------------------------------------------
 

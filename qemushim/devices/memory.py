@@ -63,7 +63,7 @@ class MemoryDevice(Device):
         if self.model == "virtio-pmem":
             self.access = self.access or "shared"
         if self.model == "nvdimm" and d.board.is_ppc64 and self.uuid is None:
-            self.uuid = d.host.new_uuid("nvdimm")
+            self.uuid = d.host.new_uuid(f"nvdimm {self.node.value('source/path')} of {d.domain.uuid}")
         if d.update and d.board.is_ppc64:
             self.align(d.board)
 

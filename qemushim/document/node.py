@@ -19,7 +19,7 @@ QEMU_PREFIX = "qemu:"
 class Node:
     """An element: tag, attributes, children, the text before the first child and behind the end tag, its line."""
 
-    __slots__ = ("attrib", "children", "line", "tag", "tail", "text")
+    __slots__ = ("attrib", "children", "line", "origin", "tag", "tail", "text")
 
     def __init__(
         self,
@@ -37,6 +37,8 @@ class Node:
         self.tail = ""
         #: line of the start tag in the user's document, 0 for what was added
         self.line = line
+        #: its number among the elements of that document, from 0; -1 for what was added
+        self.origin = -1
 
     def __repr__(self) -> str:
         attributes = "".join(f" {k}={v!r}" for k, v in self.attrib.items())
@@ -49,7 +51,7 @@ class Node:
         return self.attrib.get(name, default)
 
     def set(self, name: str, value: str | int) -> None:
-        self.attrib[name] = value if value.__class__ is str else str(value)  # type: ignore[assignment]
+        self.attrib[name] = str(value)
 
     def drop(self, *names: str) -> None:
         """Remove attributes; absent ones are no mistake."""
@@ -120,6 +122,7 @@ class Node:
     def copy(self) -> Node:
         twin = Node(self.tag, self.attrib.copy(), text=self.text, line=self.line)
         twin.tail = self.tail
+        twin.origin = self.origin
         if self.children:
             twin.children = [child.copy() for child in self.children]
         return twin

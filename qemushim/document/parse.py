@@ -98,6 +98,7 @@ class _Builder:
         elif any(name.startswith("xmlns:") for name in attrib):
             self.declare(attrib)
         node = Node(tag, attrib, line=self.parser.CurrentLineNumber)
+        node.origin = self.count - 1
         if self.stack:
             self.stack[-1].children.append(node)
         else:

@@ -189,6 +189,8 @@ class Domain(Item):
         if kind is None:
             raise error.xml(f"unknown device type '{node.tag}'", node, f"one of: {', '.join(sorted(BY_TAG))}")
         check(node, kind.schema_for(node))
+        for element in node.iter():
+            element.origin = -1  # it comes from another document
         device = kind(node)
         self.node.ensure("devices").append(node)
         insert_device(self.lists[node.tag], device)

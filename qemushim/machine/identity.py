@@ -50,6 +50,19 @@ def complete_identity(d: Define) -> None:
         default = d.emulator.default_machine(domain.virt)
         if default is not None and _runs(d):
             attrib["machine"] = default.name
+    _check_machine(d)
+
+
+def _check_machine(d: Define) -> None:
+    """An unknown machine type is told at once: nothing that follows can be made of it."""
+    if not _runs(d) or d.emulator.accelerator(d.domain.virt) is None or d.machine is not None:
+        return
+    emulator = d.domain.node.value("devices/emulator") or ""
+    raise error.unsupported(
+        f"Emulator '{emulator}' does not support machine type '{d.domain.machine_type}'",
+        d.domain.node.find("os/type"),
+        f"its machine types are listed by {emulator} -machine help",
+    )
 
 
 def _complete_ids(d: Define) -> None:
@@ -73,13 +86,13 @@ def _complete_ids(d: Define) -> None:
         if told is not None and told != domain.uuid:
             raise error.plain("UUID mismatch between <uuid> and <sysinfo>", root.child("uuid"))
     else:
-        domain.uuid = told or d.host.new_uuid("domain")
+        domain.uuid = told or d.host.new_uuid(f"domain {domain.name}")
     genid = root.child("genid")
     if genid is not None:
         if genid.text.strip():
             genid.text = _uuid(genid.text.strip(), "malformed genid", d)
         else:
-            genid.text = d.host.new_uuid("genid")
+            genid.text = d.host.new_uuid(f"genid of {domain.uuid}")
 
 
 def _uuid(raw: str, message: str, d: Define) -> str:
@@ -134,12 +147,6 @@ def check_identity(d: Define) -> None:
             f"Emulator '{emulator}' does not support virt type '{domain.virt}'",
             domain.node,
             f"one of: {names}",
-        )
-    if d.machine is None:
-        raise error.unsupported(
-            f"Emulator '{emulator}' does not support machine type '{domain.machine_type}'",
-            os,
-            "see the machine types that `qemushim emulator` lists",
         )
 
 

@@ -67,7 +67,11 @@ def _controller_key(controller: Device) -> tuple[int, bool]:
     """Index, -1 for none; whether it is a companion."""
     index = controller.node.get("index")
     companion = isinstance(controller, Controller) and controller.is_companion
-    return (-1 if index is None else parse_integer(index), companion)
+    try:
+        return (-1 if index is None else parse_integer(index), companion)
+    except ValueError:
+        # the field says so, in libvirt's words, when the document is checked
+        return (-1, companion)
 
 
 def _video(devices: list[Device], new: Device) -> int:
