@@ -59,6 +59,8 @@ class Build(Context):
     command: Command = field(default_factory=lambda: Command(""))
     #: where the guest migrates in from (``tcp:10.0.0.1:5000``, ``fd:7``), ``""`` for a fresh start
     incoming: str = ""
+    #: nothing of the host is prepared (``virsh domxml-to-native``)
+    export: bool = False
     #: shared results of one build, by purpose (see ``once``)
     notes: dict[str, Any] = field(default_factory=dict)
     _json_device: bool = False

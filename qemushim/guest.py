@@ -21,6 +21,7 @@ from qemushim.devices.alias import assign_aliases
 from qemushim.devices.bootindex import check_boot_order
 from qemushim.devices.disk_check import check_disks_together, check_drive_addresses
 from qemushim.devices.hostdev import check_hostdevs_together
+from qemushim.devices.export import export_interfaces
 from qemushim.devices.prepare import prepare_devices
 from qemushim.document.item import Item
 from qemushim.document.node import Node
@@ -230,27 +231,32 @@ class Guest:
                 step(d)
         return guest
 
-    def command(self, emulator: Emulator, host: Host, *, update: bool = True, incoming: str = "") -> Command:
+    def command(
+        self, emulator: Emulator, host: Host, *, update: bool = True, incoming: str = "", export: bool = False
+    ) -> Command:
         """The command line that libvirt would start this guest with.
 
         The guest is defined first (a definition stays as it is).  ``incoming``: where it migrates in from
-        (``tcp:10.0.0.1:5000``).  Raises what ``define`` raises.
+        (``tcp:10.0.0.1:5000``).  ``export``: as ``virsh domxml-to-native`` shows it, with nothing of the host prepared.
+        Raises what ``define`` raises.
         """
         guest = self.define(emulator, host, update=update)
         with _located(self.file):
-            return guest.start(emulator, host, incoming=incoming)
+            return guest.start(emulator, host, incoming=incoming, export=export)
 
-    def start(self, emulator: Emulator, host: Host, *, incoming: str = "") -> Command:
+    def start(self, emulator: Emulator, host: Host, *, incoming: str = "", export: bool = False) -> Command:
         """The command line of a complete definition, which is changed into what runs (aliases, sizes, CPU)."""
         if emulator.classic:
             from qemushim.classic.command import command_classic
 
             return command_classic(self.domain.node, emulator, host, incoming=incoming)
         emulator = namespace.changed_emulator(self.domain, emulator)
+        if export:
+            export_interfaces(self.domain)
         d = Define(self.domain, emulator, host, update=False, start=True, incoming=incoming)
         for step in START:
             step(d)
-        b = Build(self.domain, emulator, host, incoming=incoming)
+        b = Build(self.domain, emulator, host, incoming=incoming, export=export)
         b.command.binary = self.domain.node.value("devices/emulator") or ""
         prepare_devices(b)
         for group in GROUPS:

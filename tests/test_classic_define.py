@@ -380,3 +380,19 @@ def test_virtio_channel_brings_its_controller() -> None:
     assert "<controller type='virtio-serial' index='0'/>" in xml(channel)
     letter = define(document(channel), emulator(), LETTER).to_xml()
     assert "<controller type='virtio-serial' index='0' ports='0' vectors='0'/>" in letter
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        "<serial type='dev'><source path='/dev/ttyS0'/><target port='4'/></serial><console/>",
+        "<console type='udp'><source host='a' service='1'/><source mode='bind' service='2'/></console>",
+        "<graphics type='vnc'/><input type='mouse' bus='ps2'/><input type='tablet'/>",
+        DISK.format(path="/a", dev="sda") + NIC.format(mac=1, model="virtio"),
+    ],
+)
+def test_written_into_the_users_text_it_is_a_definition_too(devices: str) -> None:
+    once = define(document(devices), emulator(*DEVICE))
+    again = define(once.to_xml("keep"), emulator(*DEVICE))
+    assert again.to_xml() == once.to_xml()
+    assert again.to_xml("keep") == once.to_xml("keep")

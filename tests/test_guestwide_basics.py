@@ -32,6 +32,7 @@ from tests.guestwide import (
     values,
 )
 
+ID_CHANGED = "<qemu:frontend><qemu:property name='id'/></qemu:frontend>"
 FOLDER = "/var/lib/libvirt/qemu/domain--1-g"
 
 
@@ -353,8 +354,7 @@ def test_namespace_without_a_prefix() -> None:
         ("<qemu:commandline><qemu:env name='A-B'/></qemu:commandline>", "only alphanumerics"),
         ("<qemu:commandline><qemu:arg/></qemu:commandline>", "No qemu command-line argument specified"),
         (
-            "<qemu:override><qemu:device alias='a'><qemu:frontend><qemu:property name='id'/></qemu:frontend>"
-            + "</qemu:device></qemu:override>",
+            f"<qemu:override><qemu:device alias='a'>{ID_CHANGED}</qemu:device></qemu:override>",
             "'id' property can't be overriden",
         ),
     ],

@@ -23,6 +23,11 @@ from tests.guestwide import (
 )
 
 ACPI = "<features><acpi/></features>"
+KEYS = "<feature enabled='yes' name='enrolled-keys'/>"
+WITHOUT_BOOT = (
+    "firmware feature 'enrolled-keys' cannot be enabled when firmware feature 'secure-boot' is disabled"
+)
+NONE_FITS = "Unable to find 'efi' firmware that is compatible with the current configuration"
 NVRAM = "/var/lib/libvirt/qemu/nvram/g_VARS"
 
 
@@ -77,7 +82,8 @@ def start(inside: str = "", machine: str = "q35", **parts: object) -> list[str]:
 
 def test_first_that_fits() -> None:
     assert os_of().endswith(
-        "<firmware><feature enabled='yes' name='enrolled-keys'/><feature enabled='yes' name='secure-boot'/></firmware>"
+        "<firmware><feature enabled='yes' name='enrolled-keys'/><feature enabled='yes' name='secure-boot'/>"
+        "</firmware>"
         "<loader readonly='yes' secure='yes' type='pflash' format='qcow2'>/fw/secure.fd</loader>"
         "<nvram template='/fw/secure.vars' templateFormat='qcow2' format='qcow2'>"
         f"{NVRAM}.qcow2</nvram><boot dev='hd'/></os>"
@@ -195,14 +201,14 @@ def test_flash_nodes_by_version() -> None:
         ("<loader stateless='no'>/fw/x</loader>", "", "Only pflash loader type permits NVRAM"),
         ("<loader readonly='yes'/>", "", "no loader path specified and firmware auto selection disabled"),
         (
-            "<firmware><feature enabled='yes' name='enrolled-keys'/><feature enabled='no' name='secure-boot'/></firmware>",
+            f"<firmware>{KEYS}<feature enabled='no' name='secure-boot'/></firmware>",
             "firmware='efi'",
-            "firmware feature 'enrolled-keys' cannot be enabled when firmware feature 'secure-boot' is disabled",
+            WITHOUT_BOOT,
         ),
         (
             "<loader readonly='no'/>",
             "firmware='efi'",
-            "operation failed: Unable to find 'efi' firmware that is compatible with the current configuration",
+            "operation failed: " + NONE_FITS,
         ),
     ],
 )

@@ -41,8 +41,8 @@ from qemushim.host import Host, Paths
 PATIENCE = 20.0
 #: a disk image that is made: bytes
 IMAGE = 1 << 20
-#: bytes of memory that a guest may be given here
-MEMORY = 64 << 30
+#: bytes of memory that a guest may have here (some take it all at once)
+MEMORY = 8 << 30
 #: what QEMU says of itself before a guest runs: waiting for a start, or for a migration
 READY = ("prelaunch", "inmigrate")
 
@@ -79,14 +79,8 @@ def try_guest(text: str | bytes, emulator: Emulator, folder: Path) -> Outcome:
         return Outcome("needs", str(problem))
     if node.get("type") == "kvm" and not kvm_works(emulator.binary):
         without_kvm(node)
-    host = replace(
-        Host.nominal(emulator.arch),
-        paths=paths(folder),
-        environment={"PATH": os.environ["PATH"]},
-        vnc_port=free_port(),
-    )
     try:
-        command = Guest.from_xml(keep(node), file="guest").command(emulator, host)
+        command = Guest.from_xml(keep(node), file="guest").command(emulator, folder_host(emulator, folder))
     except ShimError as refused:
         return Outcome("unsupported", refused.message)
     return start(replace_binary(command, emulator.binary), folder)
@@ -100,10 +94,9 @@ def kvm_works(emulator_path: str) -> bool:
         return False
     text = """<domain type='kvm'><name>kvm</name><memory>65536</memory><os><type>hvm</type></os>
     <cpu mode='host-passthrough'/></domain>"""
-    host = Host.nominal(emulator.arch)
     with tempfile.TemporaryDirectory(prefix="guest-") as name:
         folder = Path(name)
-        command = Guest.from_xml(text).command(emulator, replace(host, paths=paths(folder), environment={}))
+        command = Guest.from_xml(text).command(emulator, folder_host(emulator, folder))
         return start(replace_binary(command, emulator_path), folder).kind == "accepted"
 
 
@@ -118,8 +111,7 @@ def without_kvm(domain: Node) -> None:
 
 def needs(domain: Node) -> str:
     """What the guest needs that can not be made for it here; ``""``: nothing."""
-    found = next(_needs(domain), "")
-    return found
+    return next(_needs(domain), "")
 
 
 def _needs(domain: Node) -> Iterator[str]:
@@ -145,8 +137,10 @@ def _needs(domain: Node) -> Iterator[str]:
     if os_ is not None:
         if any(os_.child(tag) is not None for tag in ("kernel", "loader", "nvram", "shim")) or os_.get("firmware"):
             yield "firmware or a kernel"
-        if any(acpi.text for acpi in os_.iter() if acpi.tag == "table"):
+        if os_.find("acpi/table") is not None:
             yield "an ACPI table"
+    if any(sysinfo.get("type") == "fwcfg" for sysinfo in domain.all("sysinfo")):
+        yield "files for the firmware"
     if domain.find("memoryBacking/hugepages") is not None or domain.child("launchSecurity") is not None:
         yield "huge pages or encrypted memory"
     if domain.child("numatune") is not None or domain.child("qemu:commandline") is not None:
@@ -203,6 +197,8 @@ def make_host(domain: Node, folder: Path) -> None:
             for source in device.all("source"):
                 if "path" in source.attrib:
                     source.set("path", str(folder / f"{tag}{number}.sock"))
+            for log in device.all("log"):
+                log.set("file", str(folder / f"{tag}{number}.log"))
     for rng in devices.all("rng"):
         for backend in rng.all("backend"):
             if backend.get("model") == "random":
@@ -235,10 +231,20 @@ def _make_disk(disk: Node, image: Path) -> None:
         raise RuntimeError(f"a {form} image")
 
 
-def paths(folder: Path) -> Paths:
-    """A libvirt of its own in the folder."""
-    return Paths(
-        lib=f"{folder}/l", nvram=f"{folder}/n", channel=f"{folder}/c", ram=f"{folder}/m", run=f"{folder}/r", config=f"{folder}/e"
+def folder_host(emulator: Emulator, folder: Path) -> Host:
+    """A host with a libvirt of its own in the folder."""
+    return replace(
+        Host.nominal(emulator.arch),
+        paths=Paths(
+            lib=f"{folder}/l",
+            nvram=f"{folder}/n",
+            channel=f"{folder}/c",
+            ram=f"{folder}/m",
+            run=f"{folder}/r",
+            config=f"{folder}/e",
+        ),
+        environment={"PATH": os.environ["PATH"]},
+        vnc_port=free_port(),
     )
 
 
@@ -263,11 +269,10 @@ def start(command: Command, folder: Path) -> Outcome:
         Path(made.path).write_bytes(os.urandom(32))
     monitor = ""
     for option in command.options:
-        for path in re.findall(rf"\bpath=({re.escape(str(folder))}/[^,]+)", (option.text or "").replace(",,", "\0")):
-            path = path.replace("\0", ",")
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        for path in _own_paths(option.text or "", folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
             if "id=charmonitor" in (option.text or ""):
-                monitor = path
+                monitor = str(path)
     with (folder / "said").open("w+") as said:
         process = subprocess.Popen(
             command.argv,
@@ -289,6 +294,12 @@ def start(command: Command, folder: Path) -> Outcome:
     if status in READY:
         return Outcome("accepted", "; ".join(lines))
     return Outcome("refused", status or (lines[-1] if lines else f"status {process.returncode}"))
+
+
+def _own_paths(text: str, folder: Path) -> list[Path]:
+    """The paths in an option that lie below the folder (commas in them are doubled)."""
+    found = re.findall(rf"{re.escape(str(folder))}/(?:[^,\"]|,,)+", text)
+    return [Path(path.replace(",,", ",")) for path in found]
 
 
 def _ask(process: subprocess.Popen[bytes], monitor: str) -> str:

@@ -60,12 +60,13 @@ def _complete_console(c: Classic) -> None:
 def _mirror(node: Node, twin: Node) -> None:
     """Make the twin the same line of characters by another name."""
     twin.attrib, twin.line = dict(node.attrib), node.line
-    # what is left of the twin's own goes; a copy is no element of the user's document
+    # the twin's own elements take on what the other's say; further ones are none of the user's document
+    own = {tag: [child.origin for child in twin.all(tag)] for tag in _MIRRORED}
     twin.children = [child for child in twin.children if child.tag == "target"]
     for child in node.children:
         if child.tag in _MIRRORED:
-            copy = twin.append(child.copy())
-            copy.origin = -1
+            origins = own[child.tag]
+            twin.append(child.copy()).origin = origins.pop(0) if origins else -1
     _number(twin, 0)
 
 

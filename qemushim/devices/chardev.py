@@ -58,6 +58,13 @@ _MODELS = {
     "spapr-vio-serial": "spapr-vty",
     "usb-serial": "usb-serial",
 }
+#: model → the serial type that has it
+_TYPES = {
+    **{model: kind for kind, model in _MODELS.items()},
+    "16550a": "system-serial",
+    "pl011": "system-serial",
+    "sclplmconsole": "sclp-serial",
+}
 #: serial type → the type of address that it may have, ``""`` for none
 _ADDRESSES = {
     "isa-debug": "isa",
@@ -152,9 +159,16 @@ class Serial(CharDevice):
     def check(self, d: Define) -> None:
         super().check(d)
         target = SerialTarget(self.node.ensure("target"))
+        kind = _TYPES.get(target.model or "", target.type)
+        if kind != target.type:
+            raise error.unsupported(
+                f"Target model '{target.model}' requires target type '{kind}'",
+                self.node,
+                "leave the model out",
+            )
         if not _fits_board(target.type, target.model, d.board):
             raise error.unsupported(
-                f"Serial device with target type '{target.type}' and target model '{target.model}' "
+                f"Serial device with target type '{target.type}' and target model '{target.model or 'none'}' "
                 "not compatible with guest architecture or machine type",
                 self.node,
                 "leave the target to the default of the machine",
@@ -226,9 +240,9 @@ def default_serial_model(kind: str | None, board: Board) -> str | None:
 
 def _fits_board(kind: str | None, model: str | None, board: Board) -> bool:
     if kind == "system-serial":
-        if model == "pl011":
-            return board.is_arm_virt
-        return model != "16550a" or board.is_riscv_virt or board.is_loongarch_virt
+        if model == "16550a":
+            return board.is_riscv_virt or board.is_loongarch_virt
+        return model == "pl011" and board.is_arm_virt
     if kind == "spapr-vio-serial":
         return board.is_pseries
     if kind == "sclp-serial":

@@ -37,6 +37,13 @@ _VIRTIO = {
     "passthrough": "virtio-input-host",
     "tablet": "virtio-tablet",
 }
+#: bus → the types that can be on it
+_BUS_KINDS = {
+    "none": frozenset({"evdev"}),
+    "ps2": _PS2,
+    "usb": frozenset(_USB),
+    "virtio": frozenset(_VIRTIO),
+}
 _GRAB_KEYS = ("ctrl-ctrl", "alt-alt", "shift-shift", "meta-meta", "scrolllock", "ctrl-scrolllock")
 
 
@@ -70,17 +77,18 @@ class Input(Device):
         return "ps2" if d.board.is_x86 and self.type in _PS2 else "usb"
 
     def check(self, d: Define) -> None:
-        kind, bus = self.type or "", self.bus
-        if bus in ("xen", "parallels"):
+        kind, bus = self.type or "", self.bus or "none"
+        kinds = _BUS_KINDS.get(bus)
+        if kinds is None or (bus == "none" and kind not in kinds):
             raise error.unsupported(f"unsupported input bus {bus}", self.node, "one of: ps2, usb, virtio")
-        if bus == "ps2" and kind not in _PS2:
-            raise error.unsupported(f"ps2 bus does not support {kind} input device", self.node)
+        if kind not in kinds:
+            raise error.unsupported(f"{bus} bus does not support {kind} input device", self.node)
         if bus != "virtio":
             forbid_virtio_options(self)
         else:
             self._check_virtio(d)
-        if bus == "usb":
-            self._check_usb(d)
+        if bus == "usb" and kind == "keyboard" and not d.emulator.has_device("usb-kbd"):
+            raise error.unsupported("usb keyboard is not supported by this QEMU binary", self.node)
         if kind == "passthrough" and not self.evdev:
             raise error.xml("Missing evdev path for input device passthrough", self.node)
         if kind == "evdev":
@@ -97,18 +105,9 @@ class Input(Device):
                 self.node,
                 "drop model=",
             )
-        name = _VIRTIO.get(kind)
-        if name is None:
-            raise error.unsupported(f"input type {kind} is not supported on virtio bus", self.node)
+        name = _VIRTIO[kind]
         if not any(d.emulator.has_device(f"{name}-{bus}") for bus in ("pci", "device", "ccw")):
             raise error.unsupported(f"{name} is not supported by this QEMU binary", self.node)
-
-    def _check_usb(self, d: Define) -> None:
-        kind = self.type or ""
-        if kind not in _USB:
-            raise error.unsupported(f"usb bus does not support {kind} input device", self.node)
-        if kind == "keyboard" and not d.emulator.has_device("usb-kbd"):
-            raise error.unsupported("usb keyboard is not supported by this QEMU binary", self.node)
 
     def options(self, b: Build) -> Iterator[Option]:
         kind = self.type or ""

@@ -79,6 +79,8 @@ _SOCKET_REQUIRED = {
     "server": ("port",),
     "udp": ("port", "address"),
 }
+#: QEMU's own limit of queues of a tap device
+MAX_QUEUES = 1024
 #: names of host devices that libvirt makes up; what a document has of them is of an earlier start
 _GENERATED_NAMES = ("vnet", "macvtap", "macvlan")
 
@@ -475,6 +477,12 @@ class Interface(Device):
         driver = self.driver
         if driver is None:
             return
+        if driver.queues > MAX_QUEUES:
+            raise error.unsupported(
+                f"'{driver.queues}' queues are more than QEMU has for a network card",
+                driver.node,
+                f"up to {MAX_QUEUES}",
+            )
         for name in ("rx_queue_size", "tx_queue_size"):
             size = getattr(driver, name)
             if size & (size - 1):

@@ -174,7 +174,10 @@ class Tpm(Device):
             yield from self._passthrough(backend, back, b)
         else:
             path = backend.source_path if backend.type == "external" else emulator_socket(b)
-            yield socket_chardev(b, CHARDEV, path or "", self.node)
+            if b.export and backend.type == "emulator":
+                yield b.pairs("-chardev", "null", {"id": CHARDEV}, self.node, "no TPM emulator runs for a dry run")
+            else:
+                yield socket_chardev(b, CHARDEV, path or "", self.node)
             yield b.pairs(
                 "-tpmdev", "emulator", {"id": back, "chardev": CHARDEV}, self.node, "a TPM emulator"
             )

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _ARCHITECTURES = {"i686": "i386", "armv6l": "arm", "armv7l": "arm", "ppc64le": "ppc64"}
 _INTERFACES = {"efi": "uefi", "bios": "bios"}
 
+#: kinds of NVRAM that libvirt itself can fill from a template
+LOCAL = (None, "file", "block")
+
 #: code → variables of builds that were there before descriptors
 _PAIRS = {
     "/usr/share/OVMF/OVMF_CODE.fd": "/usr/share/OVMF/OVMF_VARS.fd",
@@ -235,7 +238,7 @@ def _fill(d: Define, os: Os, found: Descriptor) -> None:
         loader.readonly = True
         loader.format = found.format
         loader.path = found.path
-        if found.template and (os.nvram is None or os.nvram.type in (None, "file")):
+        if found.template and (os.nvram is None or os.nvram.type in LOCAL):
             nvram = os.nvram or Nvram(os.node.ensure("nvram"))
             nvram.template = found.template
             nvram.template_format = found.template_format
@@ -271,7 +274,7 @@ def _fill_by_path(os: Os) -> None:
     if variables is not None:
         loader.readonly = True
         nvram = os.nvram or Nvram(os.node.ensure("nvram"))
-        if nvram.type in (None, "file"):
+        if nvram.type in LOCAL:
             nvram.template = nvram.template or variables
             nvram.template_format = "raw"
     loader.format = loader.format or "raw"

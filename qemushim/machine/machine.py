@@ -159,7 +159,8 @@ def _rest(b: Build) -> Iterator[Pair]:
         yield "hpet", hpet.present
     for sound in domain.lists["sound"]:
         if sound.node.get("model") == "pcspk":
-            yield "pcspk-audiodev", f"audio{sound.node.value('audio/@id') or '1'}"
+            first = next((audio.node.get("id") for audio in domain.lists["audio"]), None)
+            yield "pcspk-audiodev", f"audio{sound.node.value('audio/@id') or first or '1'}"
             break
     machine = b.machine
     if machine is not None and machine.acpi:

@@ -1,0 +1,23 @@
+"""What ``virsh domxml-to-native`` shows otherwise than a start: libvirt prepares nothing on the host for it.
+
+Every network back end becomes a tap device of the type ``ethernet``, the TPM emulator that is not there a null back end.
+https://libvirt.org/manpages/virsh.html#domxml-to-native
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qemushim.machine.domain import Domain
+
+#: what is left of an interface
+_KEPT = ("mac", "model", "boot", "alias", "rom", "address")
+
+
+def export_interfaces(domain: Domain) -> None:
+    """Turn every interface into a tap device that keeps its card, its address and its place in the boot order."""
+    for interface in domain.lists["interface"]:
+        if interface.node.get("type") != "hostdev":
+            interface.node.attrib = {"type": "ethernet"}
+            interface.node.children = [child for child in interface.node.children if child.tag in _KEPT]
