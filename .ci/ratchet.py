@@ -26,7 +26,9 @@ def figures(name: str) -> dict[str, list[int]]:
         run = [sys.executable, str(ROOT / "tools" / "conformance.py"), str(CORPUS / name), "-o", str(out)]
         subprocess.run(run, check=True)
         score = [sys.executable, str(SCORE), str(CORPUS / name), str(out), "--json"]
-        found: dict[str, list[int]] = json.loads(subprocess.run(score, check=True, capture_output=True).stdout)
+        found: dict[str, list[int]] = json.loads(
+            subprocess.run(score, check=True, capture_output=True).stdout
+        )
     return found
 
 

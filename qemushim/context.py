@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemushim.board import Board
 from qemushim.command.command import Command, Descriptor
-from qemushim.command.option import Option, Pairs, Properties, Value, compact, escape_commas, key_values, to_json
+from qemushim.command.option import (
+    Option,
+    Pairs,
+    Properties,
+    Value,
+    compact,
+    escape_commas,
+    key_values,
+    to_json,
+)
 from qemushim.document.node import Node
 from qemushim.emulator.model import Emulator, Machine
 from qemushim.host import Host
@@ -92,10 +101,14 @@ class Build(Context):
 
     # -- options -----------------------------------------------------------------------------------------------------
 
-    def option(self, flag: str, text: str | None = None, source: Node | None = None, rule: str = "") -> Option:
+    def option(
+        self, flag: str, text: str | None = None, source: Node | None = None, rule: str = ""
+    ) -> Option:
         return Option(flag, text, source, rule)
 
-    def pairs(self, flag: str, head: str, pairs: Properties | Pairs, source: Node | None = None, rule: str = "") -> Option:
+    def pairs(
+        self, flag: str, head: str, pairs: Properties | Pairs, source: Node | None = None, rule: str = ""
+    ) -> Option:
         """An option that is always ``head,key=value,…``."""
         return Option(flag, key_values(pairs, head), source, rule)
 

@@ -1,7 +1,7 @@
-"""``Guest``: a domain document, from XML to definition to command line.  Pure: nothing is run, opened or asked of the time.
+"""``Guest``: a domain document, from XML to definition to command line.  Pure: nothing is run or opened.
 
-The phases and their order are libvirt's: parse, then defaults of the domain, defaults of each device, addresses, checks;
-for a command line then aliases and boot order, and the option groups in the order of ``GROUPS``.
+The phases and their order are libvirt's: parse, then defaults of the domain, defaults of each device, addresses,
+checks; for a command line then aliases and boot order, and the option groups in the order of ``GROUPS``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from qemushim.devices.address import PciAddress
 from qemushim.devices.alias import assign_aliases
 from qemushim.devices.bootindex import check_boot_order
 from qemushim.devices.disk_check import check_disks_together, check_drive_addresses
-from qemushim.devices.hostdev import check_hostdevs_together
 from qemushim.devices.export import export_interfaces
+from qemushim.devices.hostdev import check_hostdevs_together
 from qemushim.devices.prepare import prepare_devices
 from qemushim.document.item import Item
 from qemushim.document.node import Node
@@ -64,6 +64,12 @@ from qemushim.machine.validate import check_domain, check_whole
 Step = Callable[[Define], None]
 
 
+def check_documents(d: Define) -> None:
+    """What is wrong with a device whatever the machine and the emulator are."""
+    for device in d.domain.every():
+        device.check_document(d)
+
+
 def complete_devices(d: Define) -> None:
     """Each device's own defaults, kind by kind."""
     for device in tuple(d.domain.every()):
@@ -77,6 +83,7 @@ def check_devices(d: Define) -> None:
 
 #: from the user's document to a definition
 DEFINE: tuple[Step, ...] = (
+    check_documents,
     identity.complete_identity,
     namespace.complete_namespace,
     namespace.complete_metadata,
@@ -160,8 +167,12 @@ GROUPS: tuple[Group, ...] = (
     clock.rtc_options,
     clock.power_options,
     boot.boot_options,
-    *option_groups("iommu", "pci-hole64", "controller", "memory", "hub", "ccid", "disk", "filesystem", "interface"),
-    *option_groups("smartcard", "serial", "parallel", "channel", "console", "tpm", "input", "audio", "graphics"),
+    *option_groups(
+        "iommu", "pci-hole64", "controller", "memory", "hub", "ccid", "disk", "filesystem", "interface"
+    ),
+    *option_groups(
+        "smartcard", "serial", "parallel", "channel", "console", "tpm", "input", "audio", "graphics"
+    ),
     *option_groups("video", "sound", "watchdog", "redirdev", "hostdev"),
     misc.incoming_options,
     *option_groups("memballoon", "rng", "nvram"),
@@ -283,11 +294,17 @@ class Guest:
         """The definition without one device, found by alias, target or MAC address.  Raises ``ConfigError``."""
         guest = self.copy()
         for device in guest.domain.every():
-            if name in (device.user_alias, device.node.value("target/@dev"), device.node.value("mac/@address")):
+            if name in (
+                device.user_alias,
+                device.node.value("target/@dev"),
+                device.node.value("mac/@address"),
+            ):
                 guest.domain.remove(device)
                 guest._detached |= {device.node.origin} - {-1}
                 return guest
-        raise error.argument(f"no device of this guest is called '{name}'", hint="name an alias, a target or a MAC")
+        raise error.argument(
+            f"no device of this guest is called '{name}'", hint="name an alias, a target or a MAC"
+        )
 
     def to_xml(self, style: str = "libvirt") -> str:
         """The document: ``libvirt`` in its order and style, ``keep`` with the user's own layout and comments."""

@@ -250,7 +250,7 @@ class Host:
 
     @classmethod
     def local(cls) -> Host:
-        """This machine: its paths, pages, nodes, firmware, devices and clock (reads /proc, /sys and libvirt's files)."""
+        """This machine: its paths, pages, nodes, firmware, devices, clock (reads /proc, /sys, libvirt's files)."""
         found: Host = import_module("qemushim.local").local_host(cls.nominal())
         return found
 
@@ -258,7 +258,18 @@ class Host:
     def nominal(cls, arch: str = "x86_64") -> Host:
         """A host that is the same everywhere, for dry runs: ordinary paths, one NUMA node, 2 MiB and 1 GiB pages."""
         names = {"i686": "i386", "armv7l": "arm", "ppc64le": "ppc64"}
-        every = ("x86_64", "i686", "aarch64", "armv7l", "ppc", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64")
+        every = (
+            "x86_64",
+            "i686",
+            "aarch64",
+            "armv7l",
+            "ppc",
+            "ppc64",
+            "ppc64le",
+            "s390x",
+            "riscv64",
+            "loongarch64",
+        )
         return cls(
             arch=arch,
             cpu_map=bundled_cpu_map,

@@ -28,8 +28,8 @@ _ARCH = {"i386": "i686", "i586": "i686", "armv8l": "armv7l", "arm64": "aarch64"}
 
 #: variables of the caller that a guest's process inherits
 INHERITED = (
-    "LD_PRELOAD LD_LIBRARY_PATH PATH HOME USER LOGNAME TMPDIR QEMU_AUDIO_DRV SDL_AUDIODRIVER PIPEWIRE_CORE "
-    "PIPEWIRE_REMOTE PIPEWIRE_RUNTIME_DIR XDG_RUNTIME_DIR"
+    "LD_PRELOAD LD_LIBRARY_PATH PATH HOME USER LOGNAME TMPDIR QEMU_AUDIO_DRV SDL_AUDIODRIVER "
+    "PIPEWIRE_CORE PIPEWIRE_REMOTE PIPEWIRE_RUNTIME_DIR XDG_RUNTIME_DIR"
 ).split()
 
 #: folders of descriptors, the first wins
@@ -132,11 +132,13 @@ def read_numa(folder: Path) -> Iterable[NumaNode]:
     for node in sorted(folder.glob("node[0-9]*"), key=lambda p: int(p.name[4:])):
         cpus = _read(node / "cpulist").strip()
         total = re.search(r"MemTotal:\s*(\d+) kB", _read(node / "meminfo"))
-        yield NumaNode(int(node.name[4:]), frozenset(parse_set(cpus) if cpus else ()), int(total[1]) if total else 0)
+        yield NumaNode(
+            int(node.name[4:]), frozenset(parse_set(cpus) if cpus else ()), int(total[1]) if total else 0
+        )
 
 
 def read_descriptors(kind: str, privileged: bool) -> tuple[tuple[str, Mapping[str, Any] | None], ...]:
-    """JSON descriptors by file name; a file in a folder before masks one of that name behind, an empty one removes it."""
+    """JSON descriptors by file name; one in a folder before masks one of that name behind, an empty one removes it."""
     folders = [f"{base}/{kind}" for base in DESCRIPTORS]
     if not privileged:
         config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
@@ -160,7 +162,7 @@ def find_emulators(nominal: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_pci(folder: Path) -> dict[str, PciDevice]:
-    """The host's PCI devices: their IOMMU group, and whether they are PCI Express (configuration space of 4096 bytes)."""
+    """The host's PCI devices: IOMMU group, and whether they are PCI Express (4096 bytes of configuration)."""
     devices = {}
     for device in folder.glob("*"):
         group = device / "iommu_group"

@@ -13,7 +13,9 @@ CORPUS = Path(os.environ.get("QEMUSHIM_CORPUS", ROOT.parent / "shared" / "corpus
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regenerate", action="store_true", help="write the golden files anew instead of comparing")
+    parser.addoption(
+        "--regenerate", action="store_true", help="write the golden files anew instead of comparing"
+    )
 
 
 @pytest.fixture

@@ -58,7 +58,12 @@ CASES = {
 
 def qemushim(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "qemushim", *words], cwd=ROOT, input=stdin, capture_output=True, check=False, timeout=30
+        [sys.executable, "-m", "qemushim", *words],
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=30,
     )
 
 

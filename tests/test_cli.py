@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,13 @@ def test_example_has_every_device_addressed(capsys: pytest.CaptureFixture[str]) 
     assert "machine='pc-q35-10.0'" in text
     assert text.count("<address type='pci'") >= 9
     argv = json.loads(out(capsys, "argv", EXAMPLE, "--qemu", "10.0", "--format", "json"))["argv"]
-    devices = [json.loads(v) for k, v in zip(argv, argv[1:], strict=False) if k == "-device"]
+    devices = [json.loads(v) for k, v in pairwise(argv) if k == "-device"]
     drivers = [d["driver"] for d in devices]
     assert drivers.count("virtio-blk-pci") == 2
     assert drivers.count("virtio-net-pci") == 2
-    assert {"ide-cd", "virtserialport", "virtio-balloon-pci", "virtio-rng-pci", "VGA"} - set(drivers) <= {"VGA"}
+    assert {"ide-cd", "virtserialport", "virtio-balloon-pci", "virtio-rng-pci", "VGA"} - set(drivers) <= {
+        "VGA"
+    }
     places = [(d["bus"], d["addr"]) for d in devices if "addr" in d]
     assert len(places) == len(set(places))
 
@@ -100,10 +103,12 @@ def test_only_what_is_needed_is_imported() -> None:
     """A cold start stays short: neither lxml nor rich nor asyncio for a dry run."""
     code = (
         "import sys; from qemushim.cli import main; main(['argv', sys.argv[1], '--qemu', '10.0']); "
-        "heavy = {'lxml', 'rich', 'asyncio', 'msgspec', 'qemu', 'libvirt', 'platformdirs', 'shtab'} & set(sys.modules); "
-        "sys.exit(str(heavy) if heavy else 0)"
+        "heavy = {'lxml', 'rich', 'asyncio', 'msgspec', 'qemu', 'libvirt', 'platformdirs', 'shtab'} "
+        "& set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code, EXAMPLE], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, EXAMPLE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -111,7 +116,13 @@ def test_the_result_does_not_depend_on_the_machine(tmp_path: Path) -> None:
     """Same words from another folder, home, user and locale."""
     command = [sys.executable, "-m", "qemushim", "argv", EXAMPLE]
     here = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
-    env = {"PATH": "/nowhere", "HOME": str(tmp_path), "LANG": "tr_TR.UTF-8", "TZ": "Asia/Kolkata", "PYTHONPATH": str(ROOT)}
+    env = {
+        "PATH": "/nowhere",
+        "HOME": str(tmp_path),
+        "LANG": "tr_TR.UTF-8",
+        "TZ": "Asia/Kolkata",
+        "PYTHONPATH": str(ROOT),
+    }
     there = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=True).stdout
     assert here == there
     assert os.fsencode(str(tmp_path)) not in there

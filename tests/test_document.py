@@ -7,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemushim.document import parse as parsing
-from qemushim.document.fields import Choice, Hex, Integer, Many, One, OnOff, Present, Size, Switch, Text, Unsigned
+from qemushim.document.fields import (
+    Choice,
+    Hex,
+    Integer,
+    Many,
+    One,
+    OnOff,
+    Present,
+    Size,
+    Switch,
+    Text,
+    Unsigned,
+)
 from qemushim.document.item import Item, Tail, check
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
@@ -68,7 +80,9 @@ def test_fields_write_canonical_text() -> None:
 
 
 def test_writing_order_is_declaration_order_and_the_tail_stands_where_it_is_marked() -> None:
-    item = lamp("<lamp><leaves><leaf name='x'/></leaves><alias name='ua-1'/><lit/><strange/><driver on='on' odd='1'/></lamp>")
+    item = lamp(
+        "<lamp><leaves><leaf name='x'/></leaves><alias name='ua-1'/><lit/><strange/><driver on='on' odd='1'/></lamp>"
+    )
     assert write(item.node, Lamp.schema) == (
         "<lamp>\n  <driver on='on'/>\n  <lit/>\n  <alias name='ua-1'/>\n  <leaves>\n    <leaf name='x'/>\n"
         "  </leaves>\n</lamp>\n"
@@ -147,10 +161,15 @@ def test_qemu_namespace_by_any_prefix() -> None:
     for prefix in ("qemu", "q"):
         root = parse(f"<domain xmlns:{prefix}='{uri}'><{prefix}:commandline/></domain>")
         assert root.children[0].tag == "qemu:commandline"
-    assert parse("<domain xmlns:qemu='urn:other'><qemu:commandline/></domain>").children[0].tag != "qemu:commandline"
+    assert (
+        parse("<domain xmlns:qemu='urn:other'><qemu:commandline/></domain>").children[0].tag
+        != "qemu:commandline"
+    )
 
 
-xml_text = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Cn"))).filter(lambda s: "￾" not in s and "￿" not in s)
+xml_text = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Cn"))).filter(
+    lambda s: "￾" not in s and "￿" not in s
+)
 
 
 @given(xml_text, xml_text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from qemushim.emulator import cache
 from qemushim.emulator.bundled import find
-from qemushim.emulator.cache import probed
+from qemushim.emulator.cache import probed, probed_all
 from qemushim.emulator.model import Emulator
 from qemushim.emulator.probe import probe
 from qemushim.errors import EmulatorError
@@ -256,6 +257,57 @@ def test_bad_entry_is_asked_again(counted: str, tmp_path: Path, data: bytes) -> 
     assert calls(tmp_path) == 2
     assert probed(counted) == first
     assert calls(tmp_path) == 2
+
+
+def test_several_processes_at_once(counted: str, tmp_path: Path) -> None:
+    """They ask, refresh and overwrite each other, while the entry is damaged again and again."""
+    code = """
+import sys
+from qemushim.emulator.cache import probed, probed_all
+for turn in range(12):
+    emulator = probed(sys.argv[1], refresh=turn % 3 == 0)
+    assert emulator.version == (0, 12, 9), emulator
+"""
+    workers = [subprocess.Popen((sys.executable, "-c", code, counted)) for _ in range(5)]
+    while any(worker.poll() is None for worker in workers):
+        for entry in entries(tmp_path) if (tmp_path / "cache/qemushim/emulators").exists() else ():
+            with contextlib.suppress(OSError):
+                entry.write_bytes(b"rubbish")
+        time.sleep(0.02)
+    assert [worker.returncode for worker in workers] == [0] * 5
+    assert probed(counted).version == (0, 12, 9)
+    [entry] = entries(tmp_path)
+    assert entry.suffix == ".snapshot"
+
+
+def test_several_binaries_at_once(counted: str, tmp_path: Path) -> None:
+    """One that is remembered, one that is not, one that fails; each is told of once."""
+    probed(counted)
+    twin = tmp_path / "twin"
+    twin.write_text(Path(counted).read_text().replace("0.12.9", "0.12.8"))
+    twin.chmod(0o755)
+    done: list[str] = []
+    found = probed_all([counted, str(twin), "/no/such/binary", counted], done=done.append)
+    assert [getattr(item, "version", None) for item in found] == [(0, 12, 9), (0, 12, 8), None, (0, 12, 9)]
+    assert isinstance(found[2], EmulatorError)
+    assert sorted(done) == sorted([counted, str(twin), "/no/such/binary"])
+    assert calls(tmp_path) == 2
+
+
+@pytest.mark.qemu
+def test_speed(qemu: str) -> None:
+    """A probe with and without KVM takes less than two seconds, a remembered one less than 50 ms."""
+    start = time.perf_counter()
+    first = probed(qemu)
+    asked = time.perf_counter() - start
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert probed(qemu) == first
+        times.append(time.perf_counter() - start)
+    # generous, for a machine that is busy with other tests
+    assert asked < 10
+    assert min(times) < 0.05
 
 
 def test_cache_that_can_not_be_written(counted: str, tmp_path: Path) -> None:

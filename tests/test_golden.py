@@ -45,5 +45,7 @@ def test_every_definition_is_final() -> None:
         file = case.file("xml")
         if file.exists():
             emulator = find(case.emulator, case.arch)
-            again = Guest.from_xml(file.read_bytes()).define(emulator, Host.nominal(emulator.arch), update=False)
+            again = Guest.from_xml(file.read_bytes()).define(
+                emulator, Host.nominal(emulator.arch), update=False
+            )
             assert again.to_xml() == file.read_text(), case.id

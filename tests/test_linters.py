@@ -17,7 +17,9 @@ MODULE_LIMIT, FUNCTION_LIMIT = 600, 60
 
 
 def run(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -52,7 +54,18 @@ def test_limits(path: Path) -> None:
 
 def test_core_is_pure() -> None:
     """What parses, defines and commands opens no file, starts no process, reads no clock and no environment."""
-    impure = {"os", "subprocess", "socket", "time", "pathlib", "shutil", "tempfile", "asyncio", "random", "datetime"}
+    impure = {
+        "os",
+        "subprocess",
+        "socket",
+        "time",
+        "pathlib",
+        "shutil",
+        "tempfile",
+        "asyncio",
+        "random",
+        "datetime",
+    }
     #: bundled data, read once on demand at the edge
     excused = {"cpumap.py"}
     for room in ("document", "devices", "machine", "address", "command", "classic"):

@@ -59,4 +59,7 @@ def test_layouts() -> None:
     command = Command("/q", [Option("-S"), Option("-name", "a b"), Option("-m", "1")], {"A": "", "B": "x"})
     assert shell(command) == "A='' \\\nB=x \\\n/q \\\n-S \\\n-name 'a b' \\\n-m 1\n"
     assert lines(command) == "A=\nB=x\n/q\n-S\n-name\na b\n-m\n1\n"
-    assert json.loads(data(command)) == {"environment": {"A": "", "B": "x"}, "argv": ["/q", "-S", "-name", "a b", "-m", "1"]}
+    assert json.loads(data(command)) == {
+        "environment": {"A": "", "B": "x"},
+        "argv": ["/q", "-S", "-name", "a b", "-m", "1"],
+    }

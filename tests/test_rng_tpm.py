@@ -87,8 +87,8 @@ def test_the_hosts_chip_is_opened_for_qemu() -> None:
     targets = [d.target for d in command.descriptors if d.kind == "tpm"]
     assert targets == ["/dev/tpm7", "/sys/class/misc/tpm7/device/cancel"]
     assert values("-add-fd", command.tokens) == [
-        "set=0,fd=40,opaque=tpm0-tpm",
-        "set=1,fd=41,opaque=tpm0-cancel",
+        "set=0,fd=24,opaque=tpm0-tpm",
+        "set=1,fd=25,opaque=tpm0-cancel",
     ]
 
 
@@ -154,6 +154,6 @@ def test_a_vsock_has_a_number_or_gets_one() -> None:
     assert "<vsock model='virtio'>\n      <cid auto='yes'/>" in stored("<vsock/>")
     text = stored("<vsock><cid address='9'/></vsock>")
     assert "<cid auto='no' address='9'/>" in text
-    assert '"guest-cid":9,"vhostfd":"91"' in " ".join(tokens("<vsock><cid address='9'/></vsock>"))
+    assert '"guest-cid":9,"vhostfd":"24"' in " ".join(tokens("<vsock><cid address='9'/></vsock>"))
     assert '"guest-cid":3,' in " ".join(tokens("<vsock/>"))
     assert refusal("<vsock><cid address='2'/></vsock>") == "XML error: guest CIDs must be >= 3"

@@ -38,7 +38,8 @@ X86 = (
     "<interface type='user'><mac address='52:54:00:00:01:{n:02x}'/><model type='e1000'/></interface>",
     "<sound model='ich6'/>",
     "<input type='tablet' bus='usb'/>",
-    "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='{n}' slot='1' function='0'/></source></hostdev>",
+    "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='{n}' slot='1' function='0'/>"
+    "</source></hostdev>",
     "<redirdev bus='usb' type='tcp'><source mode='connect' host='h' service='{n}'/></redirdev>",
 )
 
@@ -71,7 +72,14 @@ def define(board: str, text: str) -> Guest:
 def key(one: Device) -> tuple[str, ...]:
     """What a device is called by, whatever else of it changes."""
     node = one.node
-    names = ("target/@dev", "mac/@address", "target/@name", "@index", "source/address/@bus", "source/@service")
+    names = (
+        "target/@dev",
+        "mac/@address",
+        "target/@name",
+        "@index",
+        "source/address/@bus",
+        "source/@service",
+    )
     return (node.tag, node.get("type") or "", *(node.value(name) or "" for name in names))
 
 
@@ -110,16 +118,15 @@ def test_no_address_twice_and_none_forgotten(drawn: tuple[str, list[str]]) -> No
             kind = one.node.value("target/@bus") or "" if address.get("type") == "drive" else ""
             taken.append((kind, *(v for k, v in sorted(address.attrib.items()) if k != "multifunction")))
     assert len(taken) == len(set(taken))
-    needy = {"disk", "interface", "rng", "redirdev", "channel", "hostdev"}
-    assert not [one for one in guest.domain.every() if one.tag in needy and one.node.child("address") is None
-                and not (one.tag == "redirdev")]  # fmt: skip
+    needy = {"disk", "interface", "rng", "channel", "hostdev"}
+    assert not [one for one in guest.domain.every() if one.tag in needy and one.node.child("address") is None]
 
 
 @settings(max_examples=60, deadline=None)
 @given(guests(), st.data())
 def test_nobody_moves_when_another_comes_or_goes(drawn: tuple[str, list[str]], data: st.DataObject) -> None:
     board, devices = drawn
-    machine, arch, version, _ = BOARDS[board]
+    _, arch, version, _ = BOARDS[board]
     emulator = find(version, arch)
     before = define(board, document(board, devices))
     more = before.attach(device(EVERYWHERE[2], 99), emulator, HOST)
@@ -145,6 +152,12 @@ def test_keep_leaves_every_byte_that_it_need_not_change() -> None:
         kept = Guest.from_xml(text).define(emulator, Host.nominal(emulator.arch)).to_xml("keep")
         lines = iter(kept.splitlines())
         for line in text.splitlines():
-            if "machine=" in line or "/>" in line or "<vcpu>" in line or "<disk" in line or "<features" in line:
+            if (
+                "machine=" in line
+                or "/>" in line
+                or "<vcpu>" in line
+                or "<disk" in line
+                or "<features" in line
+            ):
                 continue
             assert any(line.strip() in other for other in lines), (case.id, line)

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools import conformance_classic, conformance_modern  # noqa: E402
+from tools import conformance_classic, conformance_modern
 
 Case = dict[str, Any]
 
@@ -41,7 +41,9 @@ def run(job: tuple[Path, Case]) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases whose id holds this")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")

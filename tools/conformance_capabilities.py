@@ -31,7 +31,9 @@ from tools.conformance_modern import Runner, recorded
 
 _RECORDING = re.compile(r"caps_(?P<version>[^_]+)_(?P<kind>(?P<arch>[^+]+)(?:\+.+)?)")
 #: the kind of accelerator or else the machine type, in the name of a case
-_CASE = re.compile(r"qemu_(?P<version>[\d.]+)(?P<virt>-tcg|-hvf)?(?:-(?P<machine>\w+))?\.(?P<kind>(?P<arch>\w+)(?:\+.+)?)")
+_CASE = re.compile(
+    r"qemu_(?P<version>[\d.]+)(?P<virt>-tcg|-hvf)?(?:-(?P<machine>\w+))?\.(?P<kind>(?P<arch>\w+)(?:\+.+)?)"
+)
 
 #: the host's CPU as the domain capabilities assume it
 _HOST_CPUS = {"x86_64": CpuDefinition("Broadwell"), "ppc64": CpuDefinition("POWER8")}
@@ -82,7 +84,9 @@ class Comparison:
         """Host CPU, CPU models and machine types of every accelerator."""
         for file in self.recordings:
             root = ElementTree.parse(file.with_suffix(".xml")).getroot()
-            want = [tree(root_child) for root_child in root if root_child.tag in ("hostCPU", "cpu", "machine")]
+            want = [
+                tree(root_child) for root_child in root if root_child.tag in ("hostCPU", "cpu", "machine")
+            ]
             accelerators = recorded(file).accelerators
             yield Result(file.stem, want, [item for a in accelerators for item in _accelerator(a)])
 
@@ -96,14 +100,20 @@ class Comparison:
             for emulator in emulators or [_UNRECORDED[arch]]:
                 # only the flags are known there, not the machine types
                 bare = replace(emulator, accelerators=(), binary=f"/usr/bin/qemu-system-{arch}")
-                yield _result(f"{file.stem} of {emulator.version}", file, text(capabilities([bare], Host(arch=arch)), spaced=True))
+                yield _result(
+                    f"{file.stem} of {emulator.version}",
+                    file,
+                    text(capabilities([bare], Host(arch=arch)), spaced=True),
+                )
 
     def domcaps(self) -> Iterator[Result]:
         for file in sorted((self.corpus / "domaincapsdata").glob("*.xml")):
             case = _CASE.fullmatch(file.stem)
             if case is None:
                 continue
-            recording = self.corpus / "qemucapabilitiesdata" / f"caps_{case['version']}_{case['kind']}.replies"
+            recording = (
+                self.corpus / "qemucapabilitiesdata" / f"caps_{case['version']}_{case['kind']}.replies"
+            )
             if not recording.exists():
                 continue
             arch = case["arch"]
@@ -150,7 +160,11 @@ def _host_cpu(cpu: HostCpu, kind: dict[str, str]) -> Any:
     for item in cpu.properties:
         value = item.value
         name = "boolean" if isinstance(value, bool) else "number" if isinstance(value, int) else "string"
-        given = {"name": item.name, "type": name, "value": str(value).lower() if name == "boolean" else str(value)}
+        given = {
+            "name": item.name,
+            "type": name,
+            "value": str(value).lower() if name == "boolean" else str(value),
+        }
         if item.migratable is not None:
             given["migratable"] = "yes" if item.migratable else "no"
         children.append(("property", given, "", []))
@@ -183,7 +197,9 @@ def _there(attributes: dict[str, str]) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--show", action="store_true", help="name the cases that differ")
     options = parser.parse_args()

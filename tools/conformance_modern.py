@@ -53,19 +53,16 @@ CONF_KEYS = {
     "chardevTLSx509secretUUID": "chardev_tls_x509_secret_uuid",
 }
 
+_CORE2DUO = tuple("ds acpi ss ht tm pbe ds_cpl vmx est tm2 cx16 xtpr lahf_lm".split())
+_HASWELL = tuple(
+    "vme ds acpi ss ht tm pbe dtes64 monitor ds_cpl vmx smx est tm2 xtpr pdcm osxsave f16c rdrand cmt "
+    "pdpe1gb abm invtsc lahf_lm".split()
+)
+
 #: the host's own CPU, by the name that a case gives it
 CPUS = {
-    "core2duo": CpuDefinition(
-        "core2duo", "Intel", tuple("ds acpi ss ht tm pbe ds_cpl vmx est tm2 cx16 xtpr lahf_lm".split())
-    ),
-    "haswell": CpuDefinition(
-        "Haswell",
-        "Intel",
-        tuple(
-            "vme ds acpi ss ht tm pbe dtes64 monitor ds_cpl vmx smx est tm2 xtpr pdcm osxsave f16c rdrand cmt "
-            "pdpe1gb abm invtsc lahf_lm".split()
-        ),
-    ),
+    "core2duo": CpuDefinition("core2duo", "Intel", _CORE2DUO),
+    "haswell": CpuDefinition("Haswell", "Intel", _HASWELL),
     "power8": CpuDefinition("POWER8"),
     "power9": CpuDefinition("POWER9"),
     "power10": CpuDefinition("POWER10"),
@@ -75,7 +72,8 @@ _ARCH_NAMES = {"i686": "i386", "armv7l": "arm", "armv6l": "arm", "ppc64le": "ppc
 EMULATORS = {
     arch: f"/usr/bin/qemu-system-{_ARCH_NAMES.get(arch, arch)}"
     for arch in (
-        "x86_64 i686 aarch64 armv6l armv7l ppc ppc64 ppc64le s390x riscv32 riscv64 loongarch64 sparc sparc64 mips alpha"
+        "x86_64 i686 aarch64 armv6l armv7l ppc ppc64 ppc64le s390x riscv32 riscv64 loongarch64 "
+        "sparc sparc64 mips alpha"
     ).split()
 }
 
@@ -179,7 +177,9 @@ def strip_aliases(emulator: Emulator) -> Emulator:
     for accelerator in emulator.accelerators:
         named = [replace(m, name=m.alias, alias="") if m.alias else m for m in accelerator.machines]
         copies = [replace(m, alias="", is_default=False) for m in accelerator.machines if m.alias]
-        accelerators.append(Accelerator(accelerator.name, (*named, *copies), accelerator.cpus, accelerator.host_cpu))
+        accelerators.append(
+            Accelerator(accelerator.name, (*named, *copies), accelerator.cpus, accelerator.host_cpu)
+        )
     return replace(emulator, accelerators=tuple(accelerators))
 
 
@@ -271,7 +271,9 @@ class Runner:
             return {"error": f"Failed to open file '{path.name}': No such file or directory"}
         incoming = case.get("migrate_from", "")
         try:
-            guest = Guest.from_xml(text, file=f"ABS_SRCDIR/qemuxmlconfdata/{path.name}").define(emulator, host, update=case["abi_update"])
+            guest = Guest.from_xml(text, file=f"ABS_SRCDIR/qemuxmlconfdata/{path.name}").define(
+                emulator, host, update=case["abi_update"]
+            )
             out["xml"] = guest.to_xml()
             again = Guest.from_xml(out["xml"], file=path.name)
             command = again.command(emulator, host, update=False, incoming=incoming)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.address.chipset import Chipset, chipset_of
 from qemushim.address.needs import Kind, Need, pci_need
-from qemushim.address.pci import Abilities, PciTree
+from qemushim.address.pci import MOST_BUSES, Abilities, PciTree
 from qemushim.address.pcigroups import isolation_groups
 from qemushim.address.walk import (
     devices_in_order,
@@ -102,7 +102,14 @@ class PciLayout:
         filler = (
             "pci-root" if self.abilities.many_roots else "pcie-root-port" if self.express else "pci-bridge"
         )
-        for number in range(max(known, default=-1) + 1):
+        last = max(known, default=-1)
+        if last >= MOST_BUSES:
+            raise error.xml(
+                f"PCI controller index {last} too high, maximum is {MOST_BUSES - 1}",
+                known[last].node,
+                "buses are numbered from 0 without gaps",
+            )
+        for number in range(last + 1):
             controller = known.get(number)
             if controller is None:
                 tree.add(filler if number else _ROOT_MODELS[self.express])

@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="shell",
         help="shell: ready to paste, an option a line (default); lines: a token a line; json: data",
     )
-    parser.add_argument("--incoming", metavar="URI", default="", help="wait for a migration (tcp:HOST:PORT, fd:N, …)")
+    parser.add_argument(
+        "--incoming", metavar="URI", default="", help="wait for a migration (tcp:HOST:PORT, fd:N, …)"
+    )
     parser.add_argument(
         "--host",
         choices=("nominal", "local"),

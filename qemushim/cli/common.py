@@ -62,7 +62,9 @@ def note(text: str) -> None:
 
 
 def add_document(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a domain document, or - for standard input").complete = {  # type: ignore[attr-defined]
+    parser.add_argument(
+        "file", metavar="FILE", help="a domain document, or - for standard input"
+    ).complete = {  # type: ignore[attr-defined]
         "bash": "_shtab_compgen_files",
         "zsh": "_files",
         "tcsh": "f",
@@ -78,7 +80,9 @@ def add_emulator(parser: argparse.ArgumentParser) -> None:
         "a snapshot file, a recorded conversation, a help text (default: the newest of the architecture)",
     )
     parser.add_argument(
-        "--arch", metavar="ARCH", help="architecture of the guest, where the document names none (default: x86_64)"
+        "--arch",
+        metavar="ARCH",
+        help="architecture of the guest, where the document names none (default: x86_64)",
     )
 
 

@@ -1,8 +1,8 @@
 """Print a completion script.
 
-  bash:  qemushim completion bash > ~/.local/share/bash-completion/completions/qemushim
-  zsh:   qemushim completion zsh > ~/.zfunc/_qemushim      (with ~/.zfunc in $fpath)
-  tcsh:  qemushim completion tcsh >> ~/.cshrc"""
+bash:  qemushim completion bash > ~/.local/share/bash-completion/completions/qemushim
+zsh:   qemushim completion zsh > ~/.zfunc/_qemushim      (with ~/.zfunc in $fpath)
+tcsh:  qemushim completion tcsh >> ~/.cshrc"""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ from qemushim.emulator.bundled import available
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", metavar="ARCH", help="only those of this architecture")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="a table (default), or data")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="a table (default), or data"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """``Option``: one argument of a command line, with the element and the rule that it came from.
 
-Device code gives properties; how they are spelled (JSON, ``key=value``, a bare word) is decided here, and all quoting is
-done here: a comma in a path can not break out.  https://www.qemu.org/docs/master/system/invocation.html
+Device code gives properties; how they are spelled (JSON, ``key=value``, a bare word) is decided here, and all
+quoting is done here: a comma in a path can not break out.  https://www.qemu.org/docs/master/system/invocation.html
 """
 
 from __future__ import annotations

@@ -68,6 +68,9 @@ class Device(Item):
 
     # -- phases ------------------------------------------------------------------------------------------------------
 
+    def check_document(self, d: Define) -> None:
+        """Raise ``ConfigError`` where the element contradicts itself: told before anything is made of the document."""
+
     def complete(self, d: Define) -> None:
         """Fill in this device's defaults, and drop what libvirt does not store."""
 

@@ -32,7 +32,12 @@ def storage_properties(image: Image, b: Build) -> Properties:
         socket = f"{b.domain_dir}/nbdkit-{image.storage_node}.socket"
         return {"driver": "nbd", "server": {"type": "unix", "path": socket}}
     if image.kind == "network":
-        return _PROTOCOLS[image.protocol](image, b)
+        protocol = _PROTOCOLS.get(image.protocol)
+        if protocol is None:
+            raise error.xml(
+                "missing network source protocol type", image.source, f"one of: {', '.join(_PROTOCOLS)}"
+            )
+        return protocol(image, b)
     return _KINDS[image.kind](image, b)
 
 

@@ -170,13 +170,23 @@ class Disk(Device):
 
     # -- defaults ----------------------------------------------------------------------------------
 
+    def check_document(self, d: Define) -> None:
+        source = self.node.child("source")
+        for tag in ("auth", "encryption") if source is not None else ():
+            own = self.node.child(tag)
+            if own is not None and source.child(tag) is not None:
+                raise error.unsupported(
+                    f"an <{tag}> definition already found for disk source", own, "give it below <source> only"
+                )
+
     def complete(self, d: Define) -> None:
         node = self.node
         node.attrib.setdefault("device", "disk")
         source = node.child("source")
-        if source is None or "type" not in node.attrib:
-            node.set("type", "file")
+        node.attrib.setdefault("type", "file")
         self._complete_source(source)
+        if self.is_empty:
+            node.set("type", "file")
         self._complete_driver()
         self._complete_target()
         self._complete_small()
@@ -190,10 +200,6 @@ class Disk(Device):
             own = node.child(tag)
             if own is None:
                 continue
-            if source is not None and source.child(tag) is not None:
-                raise error.unsupported(
-                    f"an <{tag}> definition already found for disk source", own, "give it below <source> only"
-                )
             complete(own)
         if source is not None:
             complete_source(source, self.type)

@@ -1,6 +1,6 @@
 """What ``virsh domxml-to-native`` shows otherwise than a start: libvirt prepares nothing on the host for it.
 
-Every network back end becomes a tap device of the type ``ethernet``, the TPM emulator that is not there a null back end.
+Every network back end becomes a tap device of the type ``ethernet``, the TPM emulator that is not there a null one.
 https://libvirt.org/manpages/virsh.html#domxml-to-native
 """
 

@@ -88,7 +88,7 @@ class Vnc(GraphicsKind):
         if first.type not in ("address", "network"):
             self.node.drop("port", "autoport", "websocket")
             return
-        auto = self.autoport or self.node.get("port") is None or self.port == -1
+        auto = self.autoport or self.port in (0, -1)
         self.autoport = auto
         self.port = -1 if auto else self.port or None
         self.websocket = self.websocket or None
@@ -120,6 +120,8 @@ class Vnc(GraphicsKind):
         if place.kind == "socket":
             return f"vnc=unix:{place.value}"
         port = b.host.vnc_port if self.autoport or self.port == -1 else self.port
+        if not VNC_BASE <= port <= 65535:
+            raise error.unsupported(f"vnc port must be in range [{VNC_BASE},65535]", self.node)
         return f"{place.bracketed}:{port - VNC_BASE}"
 
     def _credentials(self, b: Build) -> Iterator[Option]:

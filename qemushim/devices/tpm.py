@@ -175,7 +175,9 @@ class Tpm(Device):
         else:
             path = backend.source_path if backend.type == "external" else emulator_socket(b)
             if b.export and backend.type == "emulator":
-                yield b.pairs("-chardev", "null", {"id": CHARDEV}, self.node, "no TPM emulator runs for a dry run")
+                yield b.pairs(
+                    "-chardev", "null", {"id": CHARDEV}, self.node, "no TPM emulator runs for a dry run"
+                )
             else:
                 yield socket_chardev(b, CHARDEV, path or "", self.node)
             yield b.pairs(

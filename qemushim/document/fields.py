@@ -1,8 +1,8 @@
 """Typed attributes, declared once: one declaration serves reading, checking, writing and documenting an element.
 
 A field is a descriptor on an ``Item`` class.  Its path says where the value is: ``@model`` (attribute of the element),
-``driver/@name`` (of a child), ``serial`` (text of a child), ``.`` (the element's own text).  Reading gives the typed value
-or the default; assigning writes the canonical text; assigning ``None`` removes it.
+``driver/@name`` (of a child), ``serial`` (text of a child), ``.`` (the element's own text).  Reading gives the typed
+value or the default; assigning writes the canonical text; assigning ``None`` removes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qemushim.document.item import Item
 
 T = TypeVar("T")
-I = TypeVar("I", bound="Item")
+Element = TypeVar("Element", bound="Item")
 
 
 class Field(Generic[T]):
@@ -123,7 +123,9 @@ class Field(Generic[T]):
         )
 
     def missing(self, node: Node) -> ConfigError:
-        return error.xml(f"Missing required attribute '{self.attribute}' in element '{node.tag}'", node, self.advice())
+        return error.xml(
+            f"Missing required attribute '{self.attribute}' in element '{node.tag}'", node, self.advice()
+        )
 
     def advice(self) -> str:
         """What would be right, in plain words."""
@@ -136,7 +138,9 @@ class Text(Field[T]):
     @overload
     def __init__(self: Text[str], path: str, default: str, *, required: bool = False) -> None: ...
     @overload
-    def __init__(self: Text[str | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(
+        self: Text[str | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
     def __init__(self, path: str, default: str | None = None, *, required: bool = False) -> None:
         super().__init__(path, default, required=required)
 
@@ -150,7 +154,12 @@ class Choice(Field[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self: Choice[str | None], path: str, values: Iterable[str], default: None = None, *, required: bool = False
+        self: Choice[str | None],
+        path: str,
+        values: Iterable[str],
+        default: None = None,
+        *,
+        required: bool = False,
     ) -> None: ...
     def __init__(
         self, path: str, values: Iterable[str], default: str | None = None, *, required: bool = False
@@ -176,7 +185,9 @@ class Switch(Field[T]):
     @overload
     def __init__(self: Switch[bool], path: str, default: bool, *, required: bool = False) -> None: ...
     @overload
-    def __init__(self: Switch[bool | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(
+        self: Switch[bool | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
     def __init__(self, path: str, default: bool | None = None, *, required: bool = False) -> None:
         super().__init__(path, default, required=required)
 
@@ -200,7 +211,9 @@ class OnOff(Switch[T]):
     @overload
     def __init__(self: OnOff[bool], path: str, default: bool, *, required: bool = False) -> None: ...
     @overload
-    def __init__(self: OnOff[bool | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(
+        self: OnOff[bool | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
     def __init__(self, path: str, default: bool | None = None, *, required: bool = False) -> None:
         Field.__init__(self, path, default, required=required)
 
@@ -232,7 +245,9 @@ class Integer(Field[T]):
     @overload
     def __init__(self: Integer[int], path: str, default: int, *, required: bool = False) -> None: ...
     @overload
-    def __init__(self: Integer[int | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(
+        self: Integer[int | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
     def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
         super().__init__(path, default, required=required)
 
@@ -251,7 +266,9 @@ class Unsigned(Integer[T]):
     @overload
     def __init__(self: Unsigned[int], path: str, default: int, *, required: bool = False) -> None: ...
     @overload
-    def __init__(self: Unsigned[int | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(
+        self: Unsigned[int | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
     def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
         Field.__init__(self, path, default, required=required)
 
@@ -268,7 +285,9 @@ class Positive(Unsigned[T]):
     @overload
     def __init__(self: Positive[int], path: str, default: int, *, required: bool = False) -> None: ...
     @overload
-    def __init__(self: Positive[int | None], path: str, default: None = None, *, required: bool = False) -> None: ...
+    def __init__(
+        self: Positive[int | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
     def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
         Field.__init__(self, path, default, required=required)
 
@@ -334,7 +353,9 @@ class Size(Field[T]):
         except ValueError as reason:
             if "unknown suffix" in str(reason):
                 raise error.argument(str(reason), node, "KiB, MiB, GiB, …") from None
-            raise error.xml(f"Invalid value '{node.text.strip()}' for element '{node.tag}'", node, "a number") from None
+            raise error.xml(
+                f"Invalid value '{node.text.strip()}' for element '{node.tag}'", node, "a number"
+            ) from None
 
     def __set__(self, item: Item, value: Any) -> None:
         if value is None:
@@ -414,18 +435,22 @@ class NumberSet(Field[T]):
         return format_set(value)
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
-        return error.argument(f"Failed to parse bitmap '{raw}'", place, "numbers and ranges, such as 0-3,7,^2")
+        return error.argument(
+            f"Failed to parse bitmap '{raw}'", place, "numbers and ranges, such as 0-3,7,^2"
+        )
 
 
-class One(Field["I | None"], Generic[I]):
+class One(Field["Element | None"], Generic[Element]):
     """A child element with a class of its own; ``None`` where it is not there."""
 
-    def __init__(self, path: str, kind: type[I] | Callable[[], type[I]], *, keep_empty: bool = False) -> None:
+    def __init__(
+        self, path: str, kind: type[Element] | Callable[[], type[Element]], *, keep_empty: bool = False
+    ) -> None:
         super().__init__(path)
         self.kind = kind
         self.keep_empty = keep_empty
 
-    def item_class(self) -> type[I]:
+    def item_class(self) -> type[Element]:
         return self.kind if isinstance(self.kind, type) else self.kind()
 
     def __get__(self, item: Any, owner: type) -> Any:
@@ -434,19 +459,19 @@ class One(Field["I | None"], Generic[I]):
         node = item.node.find("/".join(self.steps))
         return None if node is None else self.item_class()(node)
 
-    def ensure(self, item: Item) -> I:
+    def ensure(self, item: Item) -> Element:
         """The child's item, made where missing."""
         return self.item_class()(item.node.ensure("/".join(self.steps)))
 
 
-class Many(Field["list[I]"], Generic[I]):
+class Many(Field["list[Element]"], Generic[Element]):
     """Child elements of one tag, each with a class of its own, in document order."""
 
-    def __init__(self, path: str, kind: type[I] | Callable[[], type[I]]) -> None:
+    def __init__(self, path: str, kind: type[Element] | Callable[[], type[Element]]) -> None:
         super().__init__(path)
         self.kind = kind
 
-    def item_class(self) -> type[I]:
+    def item_class(self) -> type[Element]:
         return self.kind if isinstance(self.kind, type) else self.kind()
 
     def __get__(self, item: Any, owner: type) -> Any:

@@ -49,7 +49,9 @@ def as_utf8(text: str | bytes) -> bytes:
     encoding = found[1].decode() if found else "utf-16" if text[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
     if encoding.lower() in ("utf-8", "utf8", "us-ascii", "ascii"):
         return text
-    return re.sub(r"(encoding\s*=\s*[\"'])[A-Za-z0-9._-]+", r"\1UTF-8", text.decode(encoding), count=1).encode()
+    return re.sub(
+        r"(encoding\s*=\s*[\"'])[A-Za-z0-9._-]+", r"\1UTF-8", text.decode(encoding), count=1
+    ).encode()
 
 
 def places(text: bytes) -> list[Place]:
@@ -182,10 +184,14 @@ class _Editor:
         if added:
             self._add(node, added, order, place)
 
-    def _add(self, node: Node, added: list[tuple[Child, Node]], order: Mapping[str, int], place: Place) -> None:
+    def _add(
+        self, node: Node, added: list[tuple[Child, Node]], order: Mapping[str, int], place: Place
+    ) -> None:
         """Each new child behind the last one of the user's that libvirt would write before it."""
         indent = self._indent(node, place)
-        standing = [(order[c.tag], p) for c in node.children if c.tag in order and (p := self.origin(c)) is not None]
+        standing = [
+            (order[c.tag], p) for c in node.children if c.tag in order and (p := self.origin(c)) is not None
+        ]
         at_start: list[bytes] = []
         for kind, child in sorted(added, key=lambda pair: order[pair[1].tag]):
             lines = write(child, kind.schema(child)).rstrip("\n").split("\n")
@@ -194,7 +200,9 @@ class _Editor:
             content = self._laid_out(lines, indent)
             before = [p.end for number, p in standing if number <= order[child.tag]]
             if before:
-                self.edits.append((self._line_end(max(before)) if indent is not None else max(before), 0, content))
+                self.edits.append(
+                    (self._line_end(max(before)) if indent is not None else max(before), 0, content)
+                )
             else:
                 at_start.append(content)
         if not at_start:

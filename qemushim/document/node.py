@@ -1,7 +1,7 @@
 """``Node``: one element of a document, light enough that a whole guest is copied in microseconds.
 
-A tree of our own rather than lxml's: it is pure Python data (copied, pickled and compared without a C library), it keeps
-comments, unknown elements and the user's white space, and it knows its line beyond libxml2's limit of 65,535.
+A tree of our own rather than lxml's: it is pure Python data (copied, pickled and compared without a C library), it
+keeps comments, unknown elements and the user's white space, and it knows its line beyond libxml2's limit of 65,535.
 """
 
 from __future__ import annotations

@@ -81,7 +81,9 @@ class _Builder:
         self.flush()
         self.count += 1
         if self.count > MAX_ELEMENTS:
-            self.fail(f"more than {MAX_ELEMENTS} elements", "no domain has so many: split or shorten the document")
+            self.fail(
+                f"more than {MAX_ELEMENTS} elements", "no domain has so many: split or shorten the document"
+            )
         if len(self.stack) >= MAX_DEPTH:
             self.fail(f"elements nested deeper than {MAX_DEPTH}", "no domain is nested so deep")
         for value in attrib.values():
@@ -152,7 +154,10 @@ def parse(text: str | bytes, file: str = "") -> Node:
         )
     if not data.strip():
         raise ConfigError(
-            "XML error: the document is empty", file=file, line=1, hint="a domain document begins with <domain>"
+            "XML error: the document is empty",
+            file=file,
+            line=1,
+            hint="a domain document begins with <domain>",
         )
     # a str is already decoded: its encoding declaration no longer speaks of what we hold
     builder = _Builder(file, "utf-8" if isinstance(text, str) else None)

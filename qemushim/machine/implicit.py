@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: from so many vCPUs on, interrupts reach them only through an IOMMU
 _APIC_CPUS = 255
+#: more controllers of a type than any guest has room for
+_LAST_CONTROLLER = 1023
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +301,15 @@ def _named_controller(device: Device, kind: str) -> int | None:
     node = device.node.child("address")
     if node is None or node.get("type") != kind:
         return None
-    return parse_unsigned(node.get("controller") or "0")
+    index = parse_unsigned(node.get("controller") or "0")
+    if index > _LAST_CONTROLLER:
+        # every controller up to it would be added
+        raise error.xml(
+            f"controller index '{index}' is too high, maximum is {_LAST_CONTROLLER}",
+            node,
+            "controllers are numbered from 0 without gaps",
+        )
+    return index
 
 
 def _smartcard_controllers(domain: Domain) -> list[int]:
