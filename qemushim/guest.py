@@ -202,6 +202,8 @@ class Guest:
         #: the user's own text, and which of its elements were taken out (``Node.origin``)
         self._text: str | bytes = ""
         self._detached: frozenset[int] = frozenset()
+        #: the emulator and the host that this is a definition for
+        self._defined_for: tuple[Emulator, Host] | None = None
 
     @classmethod
     def from_xml(cls, text: str | bytes, file: str = "") -> Guest:
@@ -240,6 +242,7 @@ class Guest:
             d = Define(guest.domain, emulator, host, update=update)
             for step in (*DEFINE, *CHECK):
                 step(d)
+        guest._defined_for = (emulator, host)
         return guest
 
     def command(
@@ -251,7 +254,11 @@ class Guest:
         (``tcp:10.0.0.1:5000``).  ``export``: as ``virsh domxml-to-native`` shows it, with nothing of the host prepared.
         Raises what ``define`` raises.
         """
-        guest = self.define(emulator, host, update=update)
+        known = self._defined_for
+        if known is not None and known[0] is emulator and known[1] is host:
+            guest = self.copy()
+        else:
+            guest = self.define(emulator, host, update=update)
         with _located(self.file):
             return guest.start(emulator, host, incoming=incoming, export=export)
 

@@ -146,7 +146,9 @@ def test_machine_type_default_alias_and_unknown() -> None:
     emulator = recorded("10.0.0")
     assert domain_capabilities(emulator, NOMINAL).value("machine") == "pc-i440fx-10.0"
     assert domain_capabilities(emulator, NOMINAL, machine="q35").value("machine") == "pc-q35-10.0"
-    with pytest.raises(ConfigError, match=r"machine 'q36' is not supported by emulator '/usr/bin/qemu-sys") as caught:
+    with pytest.raises(
+        ConfigError, match=r"machine 'q36' is not supported by emulator '/usr/bin/qemu-sys"
+    ) as caught:
         domain_capabilities(emulator, NOMINAL, machine="q36")
     assert "q35" in caught.value.hint
 
@@ -196,7 +198,10 @@ FIRMWARE = (
         {
             "interface-types": ["bios"],
             "mapping": {"device": "memory", "filename": "/fw/bios.bin"},
-            "targets": [{"architecture": "i386", "machines": ["*"]}, {"architecture": "x86_64", "machines": ["*"]}],
+            "targets": [
+                {"architecture": "i386", "machines": ["*"]},
+                {"architecture": "x86_64", "machines": ["*"]},
+            ],
             "features": [],
         },
     ),
@@ -277,7 +282,9 @@ def test_host_model() -> None:
     assert len(found.all("feature")) > 10
     emulated = mode(recorded("10.0.0"), "host-model", host, "qemu")
     assert emulated.find("maxphysaddr") is None
-    power = mode(recorded("7.1.0", "ppc64"), "host-model", replace(Host.nominal("ppc64"), cpu=CpuDefinition("POWER8")))
+    power = mode(
+        recorded("7.1.0", "ppc64"), "host-model", replace(Host.nominal("ppc64"), cpu=CpuDefinition("POWER8"))
+    )
     assert (power.value("model"), power.value("model/@fallback")) == ("POWER8", "allow")
     assert mode(recorded("8.2.0", "aarch64"), "host-model", Host.nominal("aarch64")).get("supported") == "no"
 
@@ -349,7 +356,10 @@ def test_helpers_of_the_host() -> None:
 
 
 def test_gic_of_the_accelerator() -> None:
-    arm = replace(recorded("8.2.0", "aarch64"), gic=(Gic(2, kernel=False, emulated=True), Gic(3, kernel=True, emulated=True)))
+    arm = replace(
+        recorded("8.2.0", "aarch64"),
+        gic=(Gic(2, kernel=False, emulated=True), Gic(3, kernel=True, emulated=True)),
+    )
     host = Host.nominal("aarch64")
     assert values(domain_capabilities(arm, host, virt="kvm"), "features/gic", "version") == ["3"]
     assert values(domain_capabilities(arm, host, virt="qemu"), "features/gic", "version") == ["2", "3"]
@@ -359,10 +369,15 @@ def test_gic_of_the_accelerator() -> None:
 
 
 def test_encrypted_memory() -> None:
-    emulator = replace(OMNI, sev=Sev(47, 5), sgx=Sgx(True, False, True, 8, ((0, 4), (1, 4)))).with_flags(add=("sev-guest",))
+    emulator = replace(OMNI, sev=Sev(47, 5), sgx=Sgx(True, False, True, 8, ((0, 4), (1, 4)))).with_flags(
+        add=("sev-guest",)
+    )
     root = domain_capabilities(emulator, replace(NOMINAL, sev_guests=(7, 3)))
     assert [node.text for node in root.ensure("features/sev")] == ["47", "5", "7", "3"]
-    assert [node.text for node in domain_capabilities(emulator, NOMINAL).ensure("features/sev")] == ["47", "5"]
+    assert [node.text for node in domain_capabilities(emulator, NOMINAL).ensure("features/sev")] == [
+        "47",
+        "5",
+    ]
     assert values(root, "features/launchSecurity", "sectype") == ["sev"]
     sgx = root.ensure("features/sgx")
     assert [node.text for node in sgx][:4] == ["yes", "no", "yes", "8"]
@@ -378,13 +393,19 @@ def test_protected_guests_of_s390() -> None:
     emulator = recorded("10.0.0", "s390x")
     host = Host.nominal("s390x")
     assert supported(domain_capabilities(emulator, host), "features/s390-pv") == "yes"
-    assert supported(domain_capabilities(emulator, replace(host, protected_guests=False)), "features/s390-pv") == "no"
+    assert (
+        supported(domain_capabilities(emulator, replace(host, protected_guests=False)), "features/s390-pv")
+        == "no"
+    )
     assert domain_capabilities(OMNI, NOMINAL).find("features/s390-pv") is None
 
 
 def test_ps2_belongs_to_machines_that_have_the_controller() -> None:
     emulator = recorded("10.0.0")
-    found = {m: supported(domain_capabilities(emulator, NOMINAL, machine=m), "features/ps2") for m in ("pc", "q35", "microvm")}
+    found = {
+        m: supported(domain_capabilities(emulator, NOMINAL, machine=m), "features/ps2")
+        for m in ("pc", "q35", "microvm")
+    }
     assert found == {"pc": "yes", "q35": "yes", "microvm": "no"}
 
 

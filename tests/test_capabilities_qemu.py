@@ -43,7 +43,9 @@ def test_machine_types_are_those_of_the_help(real: Emulator) -> None:
         machine = real.machine(name)
         assert machine is not None
         assert machine.deprecated == ("deprecated" in text)
-    assert [name for name, text in listed.items() if "(default)" in text] == [m.name for m in machines if m.is_default]
+    assert [name for name, text in listed.items() if "(default)" in text] == [
+        m.name for m in machines if m.is_default
+    ]
 
 
 def test_devices_are_those_of_the_help(real: Emulator) -> None:

@@ -27,7 +27,10 @@ SCRIPT = """#!/bin/sh
 case "$1" in
 -help) {action}
   echo "QEMU PC emulator version {version}, Copyright"; echo "-device driver"; echo "-enable-kvm";;
--M) echo "Supported machines are:"; echo "pc   Standard PC (alias of pc-{version})"; echo "pc-{version}  Standard PC (default)";;
+-M)
+  echo "Supported machines are:"
+  echo "pc  Standard PC (alias of pc-{version})"
+  echo "pc-{version}  Standard PC (default)";;
 -device) echo 'name "usb-hub", bus USB' >&2; exit 1;;
 *) echo "qemu: invalid option" >&2; exit 1;;
 esac
@@ -100,7 +103,8 @@ def test_data(capsys: pytest.CaptureFixture[str], make: Make) -> None:
 
 def test_several_are_asked_at_once(capsys: pytest.CaptureFixture[str], make: Make, tmp_path: Path) -> None:
     """Each waits for the other."""
-    meet = "touch {0}/{1}; i=0; while [ ! -e {0}/{2} ] && [ $i -lt 300 ]; do sleep 0.05; i=$((i+1)); done; test -e {0}/{2} || exit 9"
+    wait = "i=0; while [ ! -e {0}/{2} ] && [ $i -lt 300 ]; do sleep 0.05; i=$((i+1)); done"
+    meet = f"touch {{0}}/{{1}}; {wait}; test -e {{0}}/{{2}} || exit 9"
     first = make("a", "0.12.1", meet.format(tmp_path, "a", "b"))
     second = make("b", "0.12.2", meet.format(tmp_path, "b", "a"))
     code, out, err = run(capsys, "probe", first, second)
@@ -244,7 +248,8 @@ def test_capabilities_of_this_machine(
     assert binaries["x86_64"] == path
     code, out, _ = run(capsys, "capabilities")
     assert code == 0
-    found = {g.find("arch").get("name"): g.findtext("arch/emulator") for g in ElementTree.fromstring(out).findall("guest")}  # type: ignore[union-attr]
+    arches = ElementTree.fromstring(out).findall("guest/arch")
+    found = {arch.get("name"): arch.findtext("emulator") for arch in arches}
     assert found["x86_64"] == path
     assert list(found) == sorted(found, key=list(by_architecture("x86_64")).index)
 
@@ -287,8 +292,14 @@ def test_domain_capabilities(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         (("--machine", "nonsense"), "invalid argument: the machine 'nonsense' is not supported by emulator"),
-        (("--arch", "s390x", "--qemu", "9.2-x86_64"), "invalid argument: architecture from emulator 'x86_64' doesn't match"),
-        (("--qemu", "0.12.3"), "unsupported configuration: QEMU version >= 6.2.0 is required, but 0.12.3 found"),
+        (
+            ("--arch", "s390x", "--qemu", "9.2-x86_64"),
+            "invalid argument: architecture from emulator 'x86_64' doesn't match",
+        ),
+        (
+            ("--qemu", "0.12.3"),
+            "unsupported configuration: QEMU version >= 6.2.0 is required, but 0.12.3 found",
+        ),
         (("--qemu", "3.1"), "no QEMU '3.1' for x86_64 comes with this package"),
     ],
 )

@@ -156,7 +156,7 @@ def _accelerator(accelerator: Accelerator) -> Iterator[Any]:
 
 
 def _host_cpu(cpu: HostCpu, kind: dict[str, str]) -> Any:
-    children = []
+    children: list[Any] = []
     for item in cpu.properties:
         value = item.value
         name = "boolean" if isinstance(value, bool) else "number" if isinstance(value, int) else "string"
@@ -169,7 +169,7 @@ def _host_cpu(cpu: HostCpu, kind: dict[str, str]) -> Any:
             given["migratable"] = "yes" if item.migratable else "no"
         children.append(("property", given, "", []))
     if cpu.deprecated:
-        names = [("property", {"name": name}, "", []) for name in cpu.deprecated]
+        names: list[Any] = [("property", {"name": name}, "", []) for name in cpu.deprecated]
         children.append(("deprecatedFeatures", {}, "", names))
     migratability = "yes" if cpu.migratability else "no"
     return "hostCPU", {**kind, "model": cpu.model, "migratability": migratability}, "", children

@@ -275,8 +275,7 @@ class Runner:
                 emulator, host, update=case["abi_update"]
             )
             out["xml"] = guest.to_xml()
-            again = Guest.from_xml(out["xml"], file=path.name)
-            command = again.command(emulator, host, update=False, incoming=incoming)
+            command = guest.command(emulator, host, update=False, incoming=incoming)
         except MalformedError as broken:
             # libvirt prints libxml2's words with file, line and the place
             return {"error": f"{broken.where}{broken.message}\n{broken.context}"}

@@ -50,8 +50,9 @@ READY = ("prelaunch", "inmigrate")
 _HOST_DEVICES = ("hostdev", "smartcard", "tpm", "vsock", "lease", "redirdev", "shmem", "filesystem", "crypto")
 #: elements of ``<interface>`` that a network of the guest's own can't have
 _NETWORKED = (
-    "source backend driver bandwidth virtualport vlan filterref target guest tune port mtu coalesce teaming script ip route"
-).split()
+    *("source", "backend", "driver", "bandwidth", "virtualport", "vlan", "filterref", "target", "guest"),
+    *("tune", "port", "mtu", "coalesce", "teaming", "script", "ip", "route"),
+)
 #: back ends of character devices that wait for nobody
 _QUIET = ("pty", "null", "vc", "file", "unix", "stdio", "spicevmc", "qemu-vdagent", "dbus")
 
@@ -135,7 +136,8 @@ def _needs(domain: Node) -> Iterator[str]:
                 yield f"a {tag} of type {kind}"
     os_ = domain.child("os")
     if os_ is not None:
-        if any(os_.child(tag) is not None for tag in ("kernel", "loader", "nvram", "shim")) or os_.get("firmware"):
+        given = any(os_.child(tag) is not None for tag in ("kernel", "loader", "nvram", "shim"))
+        if given or os_.get("firmware"):
             yield "firmware or a kernel"
         if os_.find("acpi/table") is not None:
             yield "an ACPI table"
@@ -226,7 +228,9 @@ def _make_disk(disk: Node, image: Path) -> None:
     program = shutil.which("qemu-img")
     if program is None:
         raise RuntimeError("qemu-img")
-    made = subprocess.run((program, "create", "-q", "-f", form, image, str(IMAGE)), capture_output=True, check=False)
+    made = subprocess.run(
+        (program, "create", "-q", "-f", form, image, str(IMAGE)), capture_output=True, check=False
+    )
     if made.returncode:
         raise RuntimeError(f"a {form} image")
 
@@ -331,7 +335,9 @@ def _ask(process: subprocess.Popen[bytes], monitor: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("documents", nargs="+", type=Path, metavar="DOCUMENT")
     parser.add_argument("--qemu", default="qemu-system-x86_64", metavar="BINARY")
     parser.add_argument("--only", default="", metavar="TEXT", help="only documents whose name holds this")

@@ -78,8 +78,9 @@ def _offered(values: Iterable[tuple[str, str]], e: Emulator) -> list[str]:
 
 def _virtio(e: Emulator) -> tuple[str, ...]:
     """The model of a virtio device, with its pair of strict ones."""
-    strict = ("virtio-transitional", "virtio-non-transitional") if e.flag("virtio-pci-non-transitional") else ()
-    return ("virtio", *strict)
+    if e.flag("virtio-pci-non-transitional"):
+        return ("virtio", "virtio-transitional", "virtio-non-transitional")
+    return ("virtio",)
 
 
 def _add_disk(devices: Node, c: Context) -> None:

@@ -36,7 +36,7 @@ def domain_capabilities(emulator: Emulator, host: Host, *, machine: str = "", vi
     if emulator.classic:
         version = ".".join(map(str, emulator.version))
         message = f"QEMU version >= 6.2.0 is required, but {version} found"
-        raise error.unsupported(message, hint="of a QEMU that is known by its help text there is less to tell: qemushim probe")
+        raise error.unsupported(message, hint="what is known of it is less: qemushim probe")
     virt = virt or best_domain_type(emulator)
     c = _context(emulator, host, machine, virt)
     root = Node("domainCapabilities")
@@ -65,10 +65,12 @@ def best_domain_type(emulator: Emulator) -> str:
 def check_virt(emulator: Emulator, virt: str, path: str) -> None:
     """Raise ``ConfigError`` where the emulator (at ``path``) does not have the domain type."""
     known = domain_types(emulator)
-    if virt not in known:
-        raise error.argument(f"KVM is not supported by '{path}' on this host" if virt == "kvm" else
-                             f"domain type '{virt}' is not supported by '{path}'",
-                             hint=f"it has: {', '.join(known)}")
+    if virt in known:
+        return
+    hint = f"it has: {', '.join(known)}"
+    if virt == "kvm":
+        raise error.argument(f"KVM is not supported by '{path}' on this host", hint=hint)
+    raise error.argument(f"domain type '{virt}' is not supported by '{path}'", hint=hint)
 
 
 def _context(emulator: Emulator, host: Host, machine: str, virt: str) -> Context:
@@ -97,9 +99,8 @@ def _add_vcpus(root: Node, c: Context) -> None:
 def _add_os(root: Node, c: Context) -> None:
     builds = _firmware(c)
     os = add_supported(root, "os")
-    add_enum(
-        os, "firmware", (ours for ours, theirs in _FIRMWARE.items() if any(theirs in b.interfaces for b in builds))
-    )
+    interfaces = {name for build in builds for name in build.interfaces}
+    add_enum(os, "firmware", (ours for ours, theirs in _FIRMWARE.items() if theirs in interfaces))
     loader = add_supported(os, "loader")
     paths = c.host.loaders if c.host.loaders is not None else dict.fromkeys(b.path for b in builds)
     for path in paths:

@@ -16,9 +16,9 @@ from qemushim.host import Host
 #: architectures in libvirt's order, which is the order of the guests
 ARCHITECTURES = (
     *("alpha", "armv6l", "armv7l", "armv7b", "aarch64", "cris", "i686", "itanium", "lm32", "loongarch64"),
-    *("m68k", "microblaze", "microblazeel", "mips", "mipsel", "mips64", "mips64el", "or32", "parisc", "parisc64"),
-    *("ppc", "ppcle", "ppc64", "ppc64le", "ppcemb", "riscv32", "riscv64", "s390", "s390x", "sh4", "sh4eb"),
-    *("sparc", "sparc64", "unicore32", "x86_64", "xtensa", "xtensaeb"),
+    *("m68k", "microblaze", "microblazeel", "mips", "mipsel", "mips64", "mips64el", "or32", "parisc"),
+    *("parisc64", "ppc", "ppcle", "ppc64", "ppc64le", "ppcemb", "riscv32", "riscv64", "s390", "s390x"),
+    *("sh4", "sh4eb", "sparc", "sparc64", "unicore32", "x86_64", "xtensa", "xtensaeb"),
 )
 #: those with words of 64 bits
 _WIDE = frozenset(

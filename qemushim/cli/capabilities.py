@@ -24,8 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="which QEMU, may be given several times (default: every binary of this machine)",
     )
-    parser.add_argument("--arch", metavar="ARCH", default="x86_64", help="architecture of the versions (default: x86_64)")
-    parser.add_argument("--refresh", action="store_true", help="ask binaries again, even where nothing has changed")
+    parser.add_argument(
+        "--arch", metavar="ARCH", default="x86_64", help="architecture of the versions (default: x86_64)"
+    )
+    parser.add_argument(
+        "--refresh", action="store_true", help="ask binaries again, even where nothing has changed"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,14 +15,18 @@ from qemushim.host import Host
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_emulator(parser)
-    parser.add_argument("--machine", metavar="MACHINE", default="", help="machine type or alias (default: the architecture's)")
+    parser.add_argument(
+        "--machine", metavar="MACHINE", default="", help="machine type or alias (default: the architecture's)"
+    )
     parser.add_argument(
         "--virttype",
         choices=("kvm", "qemu", "hvf"),
         default="",
         help="domain type (default: the fastest that the emulator has)",
     )
-    parser.add_argument("--refresh", action="store_true", help="ask a binary again, even where nothing has changed")
+    parser.add_argument(
+        "--refresh", action="store_true", help="ask a binary again, even where nothing has changed"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,12 +37,16 @@ def run(options: argparse.Namespace) -> int:
 
     live = is_program(options.qemu)
     with asking(int(live)) as done:
-        [emulator] = find_all([options.qemu], options.arch or "x86_64", refresh=options.refresh, say=note, done=done)
+        [emulator] = find_all(
+            [options.qemu], options.arch or "x86_64", refresh=options.refresh, say=note, done=done
+        )
     if isinstance(emulator, Exception):
         raise emulator
     if options.arch and options.arch != emulator.arch:
-        text_ = f"architecture from emulator '{emulator.arch}' doesn't match given architecture '{options.arch}'"
-        raise error.argument(text_, hint=f"--arch {emulator.arch}")
+        given = f"doesn't match given architecture '{options.arch}'"
+        raise error.argument(
+            f"architecture from emulator '{emulator.arch}' {given}", hint=f"--arch {emulator.arch}"
+        )
     host = Host.local() if live else Host.nominal(emulator.arch)
     virt = options.virttype
     if live and virt:

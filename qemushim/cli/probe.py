@@ -1,8 +1,8 @@
 """Say what QEMU binaries can do: version, accelerators, machine types, CPU models.
 
 A binary is started without a guest, asked over QMP (one before 1.3: by its help text), and stopped; what it says is
-remembered in the user's cache until it, KVM, the processor or the kernel changes.  A version that comes with the package
-is told of in the same way."""
+remembered in the user's cache until it, KVM, the processor or the kernel changes.  A version that comes with the
+package is told of in the same way."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="a QEMU binary, or anything else that --qemu takes (default: every qemu-system-… on PATH)",
     ).complete = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # type: ignore[attr-defined]
-    parser.add_argument("--arch", metavar="ARCH", default="x86_64", help="architecture of versions (default: x86_64)")
-    parser.add_argument("--save", metavar="FILE", help="write a snapshot of the emulator, for --qemu on any machine")
+    parser.add_argument(
+        "--arch", metavar="ARCH", default="x86_64", help="architecture of versions (default: x86_64)"
+    )
+    parser.add_argument(
+        "--save", metavar="FILE", help="write a snapshot of the emulator, for --qemu on any machine"
+    )
     parser.add_argument("--refresh", action="store_true", help="ask again, even where nothing has changed")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="a report (default), or data")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="a report (default), or data"
+    )
     parser.set_defaults(usage_error=parser.error)
 
 

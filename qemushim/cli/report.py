@@ -48,7 +48,9 @@ def as_text(emulator: Emulator) -> str:
         _row("known by", "its help text" if emulator.classic else "QMP"),
         _row("domain types", " ".join(domain_types(emulator))),
         _row("capabilities", f"{len(emulator.flags)} of libvirt's names"),
-        _row("types", f"{len(emulator.types)} devices, objects, machines and processors") if emulator.types else "",
+        _row(
+            "types", f"{len(emulator.types)} devices, objects, machines, processors" if emulator.types else ""
+        ),
         _row("host abilities", _host_abilities(emulator)),
     ]
     for accelerator in emulator.accelerators:
@@ -60,8 +62,14 @@ def as_text(emulator: Emulator) -> str:
 def _row(title: str, text: str) -> str:
     if not text:
         return ""
-    filled = textwrap.fill(text, _WIDTH, initial_indent=" " * _INDENT, subsequent_indent=" " * _INDENT, break_on_hyphens=False)
-    return f"  {title:<{_INDENT - 2}}{filled.strip()}"
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=f"  {title:<{_INDENT - 2}}",
+        subsequent_indent=" " * _INDENT,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _host_abilities(emulator: Emulator) -> str:
@@ -96,7 +104,7 @@ def _machines(emulator: Emulator) -> list[str]:
     rows = [("MACHINE TYPE", "ALIAS", "VCPUS", "")]
     rows += [(m.name, m.alias, str(m.max_cpus or ""), _notes(m, first.machines[0])) for m in first.machines]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [("  " + "  ".join(map(str.ljust, row, widths))).rstrip() for row in rows]
 
 
 def _notes(machine: Machine, first: Machine) -> str:

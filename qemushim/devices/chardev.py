@@ -347,14 +347,16 @@ class Channel(CharDevice):
 
     __slots__ = ()
 
+    def check_document(self, d: Define) -> None:
+        target = ChannelTarget(self.node.ensure("target"))
+        if target.type is None:
+            raise error.xml("target type must be specified for channel device", self.node, "type='virtio'")
+        if target.type == "guestfwd":
+            _check_forward(target)
+
     def complete(self, d: Define) -> None:
         target = ChannelTarget(self.node.ensure("target"))
-        kind = target.type
-        if kind is None:
-            raise error.xml("target type must be specified for channel device", self.node, "type='virtio'")
-        if kind == "guestfwd":
-            _check_forward(target)
-        if kind == "virtio" and self.node.get("type") == "unix":
+        if target.type == "virtio" and self.node.get("type") == "unix":
             self._complete_socket(target.name or "", d.host.paths)
         complete_source(self.node)
 

@@ -172,7 +172,9 @@ class Disk(Device):
 
     def check_document(self, d: Define) -> None:
         source = self.node.child("source")
-        for tag in ("auth", "encryption") if source is not None else ():
+        if source is None:
+            return
+        for tag in ("auth", "encryption"):
             own = self.node.child(tag)
             if own is not None and source.child(tag) is not None:
                 raise error.unsupported(
@@ -187,6 +189,9 @@ class Disk(Device):
         self._complete_source(source)
         if self.is_empty:
             node.set("type", "file")
+            if source is not None:
+                # an empty path is no medium, and is not stored
+                source.drop(*PLACES.values())
         self._complete_driver()
         self._complete_target()
         self._complete_small()

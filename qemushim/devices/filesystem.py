@@ -94,7 +94,7 @@ class Filesystem(Device):
         node = self.node
         node.attrib.setdefault("type", "mount")
         source, target = node.child("source"), node.child("target")
-        if source is None:
+        if source is None or not source.attrib:
             raise error.xml("missing filesystem source information", node, "<source dir='/path'/>")
         if target is None or not target.get("dir"):
             raise error.plain(f"missing target information for device {self.source_dir or ''}".rstrip(), node)

@@ -215,7 +215,7 @@ def _complete_scsi(device: Hostdev, source: Node) -> None:
         return
     source.drop("protocol", "name")
     adapter = source.child("adapter")
-    if adapter is None or source.child("address") is None:
+    if adapter is None or not adapter.get("name") or source.child("address") is None:
         raise error.xml("'adapter' and 'address' must be specified for scsi hostdev source", source)
     address = _address(source)
     for name in ("bus", "target", "unit"):

@@ -13,6 +13,7 @@ from qemushim.board import Board
 from qemushim.command.option import Option
 from qemushim.devices.address import Address
 from qemushim.devices.base import Device
+from qemushim.devices.interface_check import check_document
 from qemushim.devices.netdev import SUPPORTED_TYPES, interface_arguments
 from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.document.fields import Choice, Field, Integer, Many, One, OnOff, Switch, Text, Unsigned
@@ -63,21 +64,6 @@ _SOURCE_CHILDREN: dict[str, tuple[str, ...]] = {
     "hostdev": ("address",),
     "udp": ("local",),
     "vhostuser": ("reconnect",),
-}
-#: interface type → attributes of ``<source>`` that it can not do without
-_REQUIRED = {
-    "bridge": ("bridge",),
-    "direct": ("dev",),
-    "internal": ("name",),
-    "network": ("network",),
-    "vdpa": ("dev",),
-}
-#: interface type → attributes that its socket can not do without
-_SOCKET_REQUIRED = {
-    "client": ("port", "address"),
-    "mcast": ("port", "address"),
-    "server": ("port",),
-    "udp": ("port", "address"),
 }
 #: QEMU's own limit of queues of a tap device
 MAX_QUEUES = 1024
@@ -318,6 +304,9 @@ class Interface(Device):
 
     # -- definition ------------------------------------------------------------------------------
 
+    def check_document(self, d: Define) -> None:
+        check_document(self)
+
     def complete(self, d: Define) -> None:
         node = self.node
         self._complete_type(d)
@@ -328,11 +317,6 @@ class Interface(Device):
         for ip in (*self.ips, *self.host_end.ips):
             _complete_ip(ip)
         if len(self.vlan_tags) > 1:
-            if self.vlan_trunk is False:
-                raise error.xml(
-                    "invalid \"trunk='no'\" in <vlan> - trunk='yes' is required for more than one vlan tag",
-                    node,
-                )
             self.vlan_trunk = True
         if (
             self.target is not None
@@ -371,23 +355,11 @@ class Interface(Device):
             interfaces = d.domain.all(Interface)
             number = next(i for i, one in enumerate(interfaces) if one.node is self.node)
             self.mac = d.host.new_mac(f"interface {number} of {d.domain.uuid}")
-        elif int(self.mac[:2], 16) & 1:
-            raise error.xml(f"expected unicast mac address, found multicast '{self.mac}'", self.node)
 
     def _complete_source(self) -> None:
         kind, source = self.type, self.node.child("source")
         if source is None:
             source = Node("source", line=self.node.line)
-        for attribute in _REQUIRED.get(kind, ()):
-            if not source.get(attribute):
-                raise error.xml(f"Missing required attribute '{attribute}' in element 'source'", source)
-        for attribute in _SOCKET_REQUIRED.get(kind, ()):
-            if not source.get(attribute):
-                raise error.xml(
-                    f"No <source> '{attribute}' attribute specified with socket interface", source
-                )
-        if kind == "vhostuser" and self.backend != "passt":
-            self._check_socket(source)
         kept = _SOURCE_ATTRIBUTES.get(kind, ())
         source.attrib = {name: value for name, value in source.attrib.items() if name in kept}
         source.children = [child for child in source.children if child.tag in _SOURCE_CHILDREN.get(kind, ())]
@@ -399,26 +371,8 @@ class Interface(Device):
         if not source.attrib and not source.children:
             self.node.discard("source")
 
-    def _check_socket(self, source: Node) -> None:
-        if source.get("type", "unix") != "unix":
-            raise error.unsupported(
-                f"Type='{source.get('type')}' unsupported for <interface type='vhostuser'>", source
-            )
-        if not source.get("path"):
-            raise error.xml(
-                "No <source> 'path' attribute specified with <interface type='vhostuser'/>", source
-            )
-        if source.get("mode") not in ("client", "server"):
-            raise error.xml(
-                "Wrong <source> 'mode' attribute specified with <interface type='vhostuser'/>",
-                source,
-                "'client' or 'server'",
-            )
-
     def _complete_model(self, d: Define) -> None:
         if self.model is not None:
-            if not self.model.replace("-", "").replace("_", "").isalnum() or not self.model.isascii():
-                raise error.xml("Model name contains invalid characters", self.node)
             self.model = _MODEL_SPELLINGS.get(self.model.lower(), self.model)
         else:
             self.model = default_model(self, d)
@@ -538,13 +492,7 @@ def _board_model(board: Board) -> str:
 
 def _complete_ip(ip: Ip) -> None:
     """The family follows from the address."""
-    try:
-        version = ipaddress.ip_address(ip.address or "").version
-    except ValueError:
-        raise error.xml(f"Invalid IP address '{ip.address}' in <ip>", ip.node) from None
-    if ip.family is not None and ip.family != f"ipv{version}":
-        raise error.xml(f"family='{ip.family}' does not match address '{ip.address}'", ip.node)
-    ip.family = f"ipv{version}"
+    ip.family = f"ipv{ipaddress.ip_address(ip.address or '').version}"
     if not ip.prefix:
         ip.node.drop("prefix")
 

@@ -137,6 +137,6 @@ class Redirfilter(Device):
         """The rules as QEMU reads them."""
         return "|".join(rule.text for rule in self.rules)
 
-    def complete(self, d: Define) -> None:
+    def check_document(self, d: Define) -> None:
         if d.domain.all(Redirfilter)[0].node is not self.node:
             raise error.xml("only one set of redirection filter rule is supported", self.node)

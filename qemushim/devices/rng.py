@@ -52,18 +52,20 @@ class Rng(Device):
 
     __slots__ = ()
 
-    def complete(self, d: Define) -> None:
+    def check_document(self, d: Define) -> None:
         rate = self.node.child("rate")
         if rate is not None and rate.get("bytes") is None:
             raise error.xml("invalid RNG rate bytes value", rate, "add bytes='…'")
         backends = self.node.all("backend")
         if len(backends) != 1:
             raise error.xml("only one RNG backend is supported", self.node, "one <backend>")
-        backend = RngBackend(backends[0])
+        if backends[0].get("model") == "egd" and backends[0].get("type") is None:
+            raise error.xml("missing EGD backend type", backends[0], "such as type='unix'")
+
+    def complete(self, d: Define) -> None:
+        backend = RngBackend(self.node.ensure("backend"))
         if backend.model == "egd":
             backend.node.text = ""
-            if backend.node.get("type") is None:
-                raise error.xml("missing EGD backend type", backend.node, "such as type='unix'")
             complete_source(backend.node)
             return
         backend.node.drop("type")

@@ -49,12 +49,14 @@ class Shmem(Device):
         except ValueError as reason:
             raise error.argument(str(reason), self.node, "KiB, MiB, GiB, …") from None
 
-    def complete(self, d: Define) -> None:
+    def check_document(self, d: Define) -> None:
         if "/" in self.name or self.name in (".", ".."):
             raise error.xml(f"shmem name cannot be equal to '{self.name}'", self.node, "a plain file name")
-        self.model = self.model
         if self.msi and not self.server:
             raise error.xml("msi option is only supported with a server", self.node, "add <server>")
+
+    def complete(self, d: Define) -> None:
+        self.model = self.model
         if self.model != "ivshmem-doorbell" and not self.size:
             self._set_size(DEFAULT_SIZE)
         elif self.size and self.size % MIB == 0:

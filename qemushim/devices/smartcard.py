@@ -51,20 +51,22 @@ class Smartcard(Device):
 
     __slots__ = ()
 
-    def complete(self, d: Define) -> None:
-        if self.mode == "passthrough":
-            if self.node.get("type") is None:
-                raise error.xml(
-                    "passthrough mode requires a device type attribute", self.node, "such as type='spicevmc'"
-                )
-            complete_source(self.node)
-            return
-        self.node.drop("type")
+    def check_document(self, d: Define) -> None:
+        if self.mode == "passthrough" and self.node.get("type") is None:
+            raise error.xml(
+                "passthrough mode requires a device type attribute", self.node, "such as type='spicevmc'"
+            )
         if self.mode == "host-certificates":
             if len(self.certificates) != 3:
                 raise error.xml("host-certificates mode needs exactly three certificates", self.node)
             if self.database is not None and not self.database.startswith("/"):
                 raise error.xml(f"expecting absolute path: {self.database}", self.node)
+
+    def complete(self, d: Define) -> None:
+        if self.mode == "passthrough":
+            complete_source(self.node)
+        else:
+            self.node.drop("type")
 
     def check(self, d: Define) -> None:
         if self.mode == "passthrough":

@@ -267,7 +267,7 @@ def complete_backing(store: Node) -> None:
         if image_format is None or name is None:
             raise error.xml("missing disk backing store format", node)
         source = node.child("source")
-        if source is None:
+        if source is None or not source.attrib:
             raise error.xml("missing disk backing store source", node)
         complete_metadata_cache(image_format)
         complete_source(source, kind)

@@ -74,12 +74,17 @@ class Tpm(Device):
     def is_proxy(self) -> bool:
         return self.model == PROXY
 
-    def complete(self, d: Define) -> None:
+    def check_document(self, d: Define) -> None:
         backend = self.backend
         if backend is None:
             raise error.xml("missing TPM device backend", self.node, "add <backend type='emulator'/>")
         if len(self.node.all("backend")) > 1:
             raise error.xml("only one TPM backend is supported", self.node)
+        if backend.type == "external":
+            _check_external(backend)
+
+    def complete(self, d: Define) -> None:
+        backend = TpmBackend(self.node.ensure("backend"))
         if self.model is None:
             self.model = "tpm-spapr" if d.board.is_ppc64 else "tpm-tis"
         kind = backend.type or ""
@@ -91,7 +96,7 @@ class Tpm(Device):
         if kind == "passthrough" and backend.device is None:
             backend.device = DEFAULT_DEVICE
         if kind == "external":
-            self._complete_external(backend)
+            backend.source_mode = "connect"
 
     def _complete_emulator(self, backend: TpmBackend, d: Define) -> None:
         node = backend.node
@@ -102,15 +107,6 @@ class Tpm(Device):
             node.remove(banks)
         if state is not None:
             state.drop("mode")
-
-    def _complete_external(self, backend: TpmBackend) -> None:
-        if backend.source_type != "unix":
-            raise error.xml("only 'unix' source type is supported for external TPM device", backend.node)
-        if backend.source_mode == "bind":
-            raise error.xml("only 'connect' mode is supported for external TPM device", backend.node)
-        if not backend.source_path:
-            raise error.xml("missing socket source path for external TPM device", backend.node)
-        backend.source_mode = "connect"
 
     def check(self, d: Define) -> None:
         backend = TpmBackend(self.node.ensure("backend"))
@@ -206,6 +202,15 @@ class Tpm(Device):
             yield b.add_fd(sets[-1], given, f"{self.alias}-{part}", self.node)
         names = {"id": back, "path": f"/dev/fdset/{sets[0]}", "cancel-path": f"/dev/fdset/{sets[1]}"}
         yield b.pairs("-tpmdev", "passthrough", names, self.node, "the host's TPM")
+
+
+def _check_external(backend: TpmBackend) -> None:
+    if backend.source_type != "unix":
+        raise error.xml("only 'unix' source type is supported for external TPM device", backend.node)
+    if backend.source_mode == "bind":
+        raise error.xml("only 'connect' mode is supported for external TPM device", backend.node)
+    if not backend.source_path:
+        raise error.xml("missing socket source path for external TPM device", backend.node)
 
 
 def emulator_socket(b: Build) -> str:

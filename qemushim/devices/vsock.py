@@ -32,10 +32,12 @@ class Vsock(Device):
 
     __slots__ = ()
 
-    def complete(self, d: Define) -> None:
-        self.model = self.model
+    def check_document(self, d: Define) -> None:
         if self.cid is not None and self.cid < LOWEST_CID:
             raise error.xml(f"guest CIDs must be >= {LOWEST_CID}", self.node)
+
+    def complete(self, d: Define) -> None:
+        self.model = self.model
         if self.auto is None:
             self.auto = self.cid is None
         if self.auto:

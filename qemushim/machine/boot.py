@@ -146,6 +146,8 @@ def check_firmware(d: Define) -> None:
             )
     if loader is not None:
         _check_loader(os, loader, nvram)
+    if nvram is not None:
+        _check_nvram(nvram)
 
 
 def _check_loader(os: Os, loader: Loader, nvram: Nvram | None) -> None:
@@ -162,6 +164,16 @@ def _check_loader(os: Os, loader: Loader, nvram: Nvram | None) -> None:
                 raise error.plain("Only pflash loader type permits NVRAM", loader.node)
         elif os.firmware != "efi":
             raise error.plain("Only EFI firmware permits NVRAM", loader.node)
+
+
+def _check_nvram(nvram: Nvram) -> None:
+    """Variables that are not in a file need a place."""
+    if nvram.type != "network":
+        return
+    if nvram.source is None:
+        raise error.xml("missing source element in nvram", nvram.node, "<source protocol='nbd' …>")
+    if nvram.source.protocol is None:
+        raise error.xml("Missing required attribute 'protocol' in element 'source'", nvram.source.node)
 
 
 def check_boot(d: Define) -> None:
