@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -121,6 +123,31 @@ def test_one_that_fails_does_not_spoil_the_others(capsys: pytest.CaptureFixture[
     assert len(lines) == 2
     assert lines[0].startswith(f"'{bad}' does not answer as a QEMU does")
     assert lines[1] == "there is no file '/no/such/file'"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)])
+def test_stopped_by_a_signal(number: int, status: int, make: Make, tmp_path: Path) -> None:
+    """The binary does not outlive the one who asked it, nor does its folder."""
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    path = make(action=f"echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; sleep 100")
+    asker = subprocess.Popen(
+        [sys.executable, "-m", "qemushim", "probe", path],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    while not (tmp_path / "pid").exists():
+        assert asker.poll() is None
+        time.sleep(0.01)
+    asker.send_signal(number)
+    _, said = asker.communicate(timeout=20)
+    assert (asker.returncode, said) == (status, "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert list(temporary.iterdir()) == []
 
 
 def test_remembered_until_refreshed(capsys: pytest.CaptureFixture[str], make: Make, tmp_path: Path) -> None:

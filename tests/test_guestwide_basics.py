@@ -326,6 +326,18 @@ def test_firmware_configuration() -> None:
 # -- the namespace of QEMU's own ------------------------------------------------------------
 
 
+def test_namespace_under_another_name() -> None:
+    uri = "http://libvirt.org/schemas/domain/qemu/1.0"
+    text = document().replace("xmlns:qemu", "xmlns:q")
+    text = text.replace(
+        "<devices>", f"<q:commandline xmlns:q='{uri}'><q:arg value='-x'/></q:commandline><devices>"
+    )
+    guest = Guest.from_xml(text)
+    kept = Guest.from_xml(guest.to_xml("keep"))
+    for one in (guest, kept):
+        assert "<qemu:arg value='-x'/>" in one.define(LATEST, HOST).to_xml()
+
+
 def test_passed_through() -> None:
     inside = (
         "<qemu:commandline><qemu:arg value='-foo'/><qemu:arg value='bar'/>"

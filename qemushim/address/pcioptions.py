@@ -36,17 +36,8 @@ _LAST_TARGET_INDEX = 31
 def complete_pci_options(d: Define) -> None:
     """Fill in what the definition leaves out; check what needs the whole guest to be checked."""
     controllers = pci_controllers(d.domain)
-    bus_numbers = [
-        number(target, "busNr")
-        for target in (controller.node.child("target") for controller in controllers)
-        if target is not None and target.get("busNr") is not None
-    ]
-    lowest = min(bus_numbers, default=_LAST_BUS_NUMBER)
-    indexes = {
-        number(target, "index")
-        for target in (controller.node.child("target") for controller in controllers)
-        if target is not None and target.get("index") is not None
-    }
+    lowest = min(_given(controllers, "busNr"), default=_LAST_BUS_NUMBER)
+    indexes = _given(controllers, "index")
     for controller in controllers:
         model = controller.node.get("model") or ""
         name = _model_name(d, model)
@@ -58,6 +49,12 @@ def complete_pci_options(d: Define) -> None:
             _complete_target_index(controller, indexes)
         else:
             _complete_numbers(controller, model)
+
+
+def _given(controllers: list[Device], name: str) -> set[int]:
+    """The values that documents give in ``<target>``."""
+    targets = (controller.node.child("target") for controller in controllers)
+    return {number(target, name) for target in targets if target is not None and target.get(name) is not None}
 
 
 def _model_name(d: Define, model: str) -> str:
@@ -97,7 +94,8 @@ def _complete_expander(d: Define, controller: Device, lowest: int) -> int:
             )
         lowest -= 2
         target.set("busNr", lowest)
-    cells = len(d.domain.node.find("cpu/numa").all("cell")) if d.domain.node.find("cpu/numa") else 0  # type: ignore[union-attr]
+    numa = d.domain.node.find("cpu/numa")
+    cells = len(numa.all("cell")) if numa is not None else 0
     node = target.value("node")
     if node is not None and int(node) >= cells:
         raise error.xml(

@@ -7,16 +7,18 @@ binary of this machine: then it is asked what it can do, and the result is what 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from typing import TYPE_CHECKING
 
-from qemushim.cli.common import add_document, add_emulator, emulator_for, read_document
+from qemushim.cli.common import (
+    add_document,
+    add_emulator,
+    add_host,
+    emulator_for,
+    host_for,
+    names_binary,
+    read_document,
+)
 from qemushim.command.layout import FORMATS
-from qemushim.host import Host
-
-if TYPE_CHECKING:
-    from qemushim.emulator.model import Emulator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--incoming", metavar="URI", default="", help="wait for a migration (tcp:HOST:PORT, fd:N, …)"
     )
-    parser.add_argument(
-        "--host",
-        choices=("nominal", "local"),
-        help="nominal: a host that is the same everywhere; local: the facts of this machine (huge pages, NUMA nodes, "
-        "firmware, environment, qemu.conf).  Default: local where --qemu is a binary of this machine, else nominal",
-    )
+    add_host(parser)
     parser.add_argument(
         "--as",
         dest="purpose",
@@ -47,19 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def host_for(options: argparse.Namespace, emulator: Emulator, local: bool) -> Host:
-    """The host that ``--host`` names, or that fits the emulator."""
-    if options.host == "local" or (options.host is None and local):
-        return Host.local()
-    return Host.nominal(options.arch or emulator.arch)
-
-
 def run(options: argparse.Namespace) -> int:
     guest = read_document(options.file)
     emulator = emulator_for(guest, options)
-    local = os.access(options.qemu, os.X_OK) and not os.path.isdir(options.qemu)
-    host = host_for(options, emulator, local)
-    export = options.purpose == "export" if options.purpose else local
+    host = host_for(options, emulator)
+    export = options.purpose == "export" if options.purpose else names_binary(options)
     command = guest.command(emulator, host, incoming=options.incoming, export=export)
     sys.stdout.write(FORMATS[options.format](command))
     return 0

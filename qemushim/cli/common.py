@@ -13,6 +13,7 @@ from qemushim.errors import ConfigError, ShimError
 if TYPE_CHECKING:
     from qemushim.emulator.model import Emulator
     from qemushim.guest import Guest
+    from qemushim.host import Host
 
 #: what messages call standard input
 STDIN = "<stdin>"
@@ -84,6 +85,30 @@ def add_emulator(parser: argparse.ArgumentParser) -> None:
         metavar="ARCH",
         help="architecture of the guest, where the document names none (default: x86_64)",
     )
+
+
+def add_host(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host",
+        choices=("nominal", "local"),
+        help="nominal: a host that is the same everywhere; local: the facts of this machine (huge pages, NUMA "
+        "nodes, firmware, environment, qemu.conf).  Default: local where --qemu is a binary of this machine, else "
+        "nominal",
+    )
+
+
+def names_binary(options: argparse.Namespace) -> bool:
+    """Whether ``--qemu`` is a binary of this machine."""
+    return os.access(options.qemu, os.X_OK) and not os.path.isdir(options.qemu)
+
+
+def host_for(options: argparse.Namespace, emulator: Emulator) -> Host:
+    """The host that ``--host`` names, or that fits the emulator."""
+    from qemushim.host import Host
+
+    if options.host == "local" or (options.host is None and names_binary(options)):
+        return Host.local()
+    return Host.nominal(options.arch or emulator.arch)
 
 
 def read_document(path: str) -> Guest:

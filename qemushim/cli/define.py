@@ -7,13 +7,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qemushim.cli.common import add_document, add_emulator, emulator_for, read_document
-from qemushim.host import Host
+from qemushim.cli.common import (
+    add_document,
+    add_emulator,
+    add_host,
+    emulator_for,
+    host_for,
+    read_document,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_document(parser)
     add_emulator(parser)
+    add_host(parser)
     parser.add_argument(
         "--existing",
         action="store_true",
@@ -30,6 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     guest = read_document(options.file)
     emulator = emulator_for(guest, options)
-    defined = guest.define(emulator, Host.nominal(options.arch or emulator.arch), update=not options.existing)
+    defined = guest.define(emulator, host_for(options, emulator), update=not options.existing)
     sys.stdout.write(defined.to_xml(options.style))
     return 0

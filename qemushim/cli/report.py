@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import asdict
 from typing import Any
@@ -98,13 +99,21 @@ def _cpu_name(model: CpuModel) -> str:
 
 def _machines(emulator: Emulator) -> list[str]:
     """A line for each machine type, the one that a document without any gets first."""
-    if not emulator.accelerators:
+    if not emulator.accelerators or not emulator.accelerators[0].machines:
         return []
     first = emulator.accelerators[0]
     rows = [("MACHINE TYPE", "ALIAS", "VCPUS", "")]
-    rows += [(m.name, m.alias, str(m.max_cpus or ""), _notes(m, first.machines[0])) for m in first.machines]
+    default, *others = first.machines
+    machines = [default, *sorted(others, key=_by_family)]
+    rows += [(m.name, m.alias, str(m.max_cpus or ""), _notes(m, default)) for m in machines]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return [("  " + "  ".join(map(str.ljust, row, widths))).rstrip() for row in rows]
+
+
+def _by_family(machine: Machine) -> list[tuple[str, int]]:
+    """Sorts by name, the newest of a family first (``pc-q35-10.0``, ``pc-q35-9.2`` …)."""
+    words = re.split(r"(\d+)", machine.name)
+    return [(word, -int(number)) for word, number in zip(words[::2], [*words[1::2], "0"], strict=True)]
 
 
 def _notes(machine: Machine, first: Machine) -> str:

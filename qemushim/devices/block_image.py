@@ -82,8 +82,8 @@ class Image:
     metadata_cache: int = 0
     auth: Node | None = None
     encryption: Node | None = None
-    #: of a floppy drive
-    floppy: bool = False
+    #: kind of the drive that shows it (``disk``, ``lun``, ``cdrom``, ``floppy``); of the top image alone
+    drive: str = ""
     #: a CD-ROM drive of the host
     host_cdrom: bool = False
     #: start of the names of its nodes and secrets (``libvirt-3``)
@@ -237,7 +237,7 @@ def disk_image(disk: Disk, kind: str, source: Node | None) -> Image:
         auth=node.child("auth") if disk.type != "volume" else None,
         encryption=node.child("encryption"),
     )
-    image.floppy = disk.device == "floppy"
+    image.drive = disk.device
     if driver is not None:
         image.metadata_cache = driver.metadata_cache or 0
         image.detect_zeroes = driver.detect_zeroes or ""
@@ -313,9 +313,8 @@ def prepare_image(image: Image, b: Build) -> None:
         _pass_descriptors(image, group, b)
     plugin = NBDKIT_PLUGINS.get(image.protocol)
     image.nbdkit = bool(plugin) and b.host.config.storage_use_nbdkit and plugin in b.host.nbdkit
-    image.host_cdrom = (
-        image.kind == "block" and image.format == "raw" and image.source.get("dev") in b.host.cdrom_drives
-    )
+    if image.drive == "cdrom" and image.kind == "block" and image.format == "raw":
+        image.host_cdrom = image.source.get("dev") in b.host.cdrom_drives
     image.layered = needs_format_node(image, b)
 
 

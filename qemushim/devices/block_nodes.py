@@ -37,8 +37,8 @@ def image_options(image: Image, b: Build) -> Iterator[Option]:
         yield b.add_fd(image.fd_set, descriptor, f"{image.storage_node}{number}", image.source)
     if image.kind == "vhostvdpa":
         device = image.source.get("dev") or ""
-        number = b.host.descriptors.vdpa_disk.get(device)
-        descriptor = b.pass_fd(number, "vhost-vdpa", device, image.storage_node)
+        given = b.host.descriptors.vdpa_disk.get(device)
+        descriptor = b.pass_fd(given, "vhost-vdpa", device, image.storage_node)
         yield b.add_fd(image.fd_set, descriptor, f"{image.storage_node}-vdpa", image.source)
     for properties, rule in image_nodes(image, b):
         yield b.blockdev(properties, image.source, rule)

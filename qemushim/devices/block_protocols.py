@@ -61,7 +61,7 @@ def _file(image: Image, b: Build) -> Properties:
 
 def _dir(image: Image, b: Build) -> Properties:
     path = image.source.get("dir")
-    return {"driver": "vvfat", "dir": path, "floppy": image.floppy, "rw": not image.readonly}
+    return {"driver": "vvfat", "dir": path, "floppy": image.drive == "floppy", "rw": not image.readonly}
 
 
 def _nvme(image: Image, b: Build) -> Properties:

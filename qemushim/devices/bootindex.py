@@ -64,7 +64,9 @@ def check_boot_order(d: Define) -> None:
         if order is None:
             raise error.xml("Missing required attribute 'order' in element 'boot'", boot, "order='1'")
         if order == 0:
-            raise error.xml("Invalid value for attribute 'order' in element 'boot': Zero is not permitted", boot)
+            raise error.xml(
+                "Invalid value for attribute 'order' in element 'boot': Zero is not permitted", boot
+            )
         device.loadparm = device.loadparm
         if order in seen:
             raise error.xml(f"boot order '{order}' used for more than one device", boot)

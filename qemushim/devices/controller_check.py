@@ -87,7 +87,7 @@ def _complete_usb(c: Controller, d: Define) -> None:
         model = default_usb_model(d, addressed=bool(c.address_type))
         if model is not None:
             c.model = model
-    if c.model in COMPANION_PORTS and c.node.child("master") is None:
+    if c.model in COMPANION_PORTS and c.master_startport is None:
         c.master_startport = COMPANION_PORTS[c.model]
     if c.model in XHCI and (c.ports or 0) > XHCI_PORTS:
         raise error.unsupported(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from qemushim.context import Build, Define
 
 #: start of a target's name → the bus where the document does not say
-PREFIXES = {"fd": "", "hd": "ide", "sd": "scsi", "vd": "virtio", "xvd": "xen", "ubd": "uml"}
+DEFAULT_BUSES = {"hd": "ide", "sd": "scsi", "vd": "virtio", "xvd": "xen", "ubd": "uml"}
 BUSES = ("ide", "fdc", "scsi", "virtio", "xen", "usb", "uml", "sata", "sd")
 #: bus with drive addresses → how many units one of its buses has, how many buses a controller
 _GEOMETRY = {"fdc": (2, 1), "ide": (2, 2), "sata": (6, 1), "scsi": (7, 1)}
@@ -312,7 +312,7 @@ _DEFAULTABLE = ("cache", "error_policy", "rerror_policy")
 def _default_bus(device: str, target: str) -> str:
     if device == "floppy":
         return "fdc"
-    return next((bus for prefix, bus in PREFIXES.items() if bus and target.startswith(prefix)), "ide")
+    return next((bus for prefix, bus in DEFAULT_BUSES.items() if target.startswith(prefix)), "ide")
 
 
 def _no_target(disk: Disk) -> Exception:

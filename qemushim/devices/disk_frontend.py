@@ -254,7 +254,7 @@ def _sd_source(disk: Disk, image: Image, b: Build) -> Iterator[tuple[str, Value]
     if image.kind == "network":
         yield "file", {key: value for key, value in storage_properties(image, b).items() if value is not None}
     elif image.kind == "dir":
-        yield "file", f"fat:{'floppy:' if image.floppy else ''}{image.source.get('dir')}"
+        yield "file", f"fat:{'floppy:' if image.drive == 'floppy' else ''}{image.source.get('dir')}"
     else:
         yield "file", image.source.get("file") or image.source.get("dev")
     secret = next(iter(encryption_secrets(image)), None)

@@ -121,6 +121,9 @@ class _Builder:
             return tag
         uri = self.prefixes.get(prefix)
         if uri == QEMU_NAMESPACE:
+            if prefix + ":" != QEMU_PREFIX:
+                # the element goes by another name from here on, which it has to declare
+                attrib["xmlns:qemu"] = QEMU_NAMESPACE
             return QEMU_PREFIX + local
         # somebody else's element: kept as it is, and never mistaken for ours
         return tag if prefix + ":" != QEMU_PREFIX or uri is None else f"{{{uri}}}{local}"

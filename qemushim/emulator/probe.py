@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -105,7 +106,8 @@ async def _probe_all(
             finally:
                 done(path)
 
-    return list(await asyncio.gather(*map(one, paths)))
+    with _ended_cleanly():
+        return list(await asyncio.gather(*map(one, paths)))
 
 
 async def _probe(path: str, patience: float) -> Emulator:
@@ -128,6 +130,30 @@ async def _probe(path: str, patience: float) -> Emulator:
             raise EmulatorError(
                 f"'{path}' did not print its help within {patience:g} seconds", hint=_HINT
             ) from None
+
+
+@contextlib.contextmanager
+def _ended_cleanly() -> Iterator[None]:
+    """Signals that end this process do so when the binaries are gone, where nobody else looks after them."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    caught: list[int] = []
+
+    def end(number: int) -> None:
+        caught.append(number)
+        task.cancel()
+
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if mine and signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        if caught:
+            os.kill(os.getpid(), caught[0])
 
 
 _HINT = "name a QEMU system emulator that runs on this machine, or a bundled version such as 10.0.0"

@@ -197,9 +197,12 @@ def _complete_hyperv(hyperv: Node) -> None:
     if hyperv.attrib.setdefault("mode", "custom") == "passthrough":
         hyperv.children = []
     for child in hyperv.children:
-        if child.tag in _HYPERV and child.get("state") != "on":
+        if child.tag not in _HYPERV:
+            continue
+        if child.get("state") != "on":
             child.children = []
             child.drop("retries", "value")
+        child.children = [part for part in child.children if part.get("state") == "on"]
 
 
 def _complete_sizes(features: Node) -> None:

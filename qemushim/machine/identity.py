@@ -50,10 +50,11 @@ def complete_identity(d: Define) -> None:
         default = d.emulator.default_machine(domain.virt)
         if default is not None and _runs(d):
             attrib["machine"] = default.name
+    _check_machine(d)
 
 
-def check_machine(d: Define) -> None:
-    """An unknown machine type is told as soon as the devices are read: no address can be made for it."""
+def _check_machine(d: Define) -> None:
+    """An unknown machine type is told at once: nothing that follows can be made of it."""
     if not _runs(d) or d.emulator.accelerator(d.domain.virt) is None or d.machine is not None:
         return
     emulator = d.domain.node.value("devices/emulator") or ""
