@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from qemushim import local
 from qemushim.board import Board
 from qemushim.capabilities.domain import best_domain_type, check_virt, domain_capabilities
 from qemushim.capabilities.guests import ARCHITECTURES, capabilities, domain_types, guest
@@ -407,6 +409,63 @@ def test_ps2_belongs_to_machines_that_have_the_controller() -> None:
         for m in ("pc", "q35", "microvm")
     }
     assert found == {"pc": "yes", "q35": "yes", "microvm": "no"}
+
+
+# -- facts of this machine ---------------------------------------------------------------------------------
+
+
+def test_address_bits() -> None:
+    line = "processor\t: 0\naddress sizes\t: 46 bits physical, 48 bits virtual\n"
+    assert local.read_address_bits(line) == 46
+    assert local.read_address_bits("processor : 0\n") == 0
+
+
+def test_sev_guests() -> None:
+    assert local.read_sev_guests("rdma 3\nsev 59\nsev_es 450\n") == (59, 450)
+    assert local.read_sev_guests("sev 7\n") == (7, 0)
+    assert local.read_sev_guests("") is None
+
+
+def test_protection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.isdir", lambda path: path == "/sys/firmware/uv")
+    assert [local.read_protection(f"root=/x {word}") for word in ("prot_virt=1", "prot_virt=0", "")] == [
+        True,
+        False,
+        False,
+    ]
+    monkeypatch.setattr("os.path.isdir", lambda path: False)
+    assert not local.read_protection("prot_virt=1")
+
+
+def test_most_vcpus() -> None:
+    found = local.read_max_vcpus()
+    assert found == 0 or found >= 1
+
+
+@pytest.mark.parametrize(
+    ("script", "versions"),
+    [
+        ("""echo '{"features": ["tpm-2.0", "cmdarg-x"]}'""", {"2.0"}),
+        ("""echo '{"features": ["tpm-1.2", "tpm-2.0"]}'""", {"1.2", "2.0"}),
+        ("exit 1", {"1.2", "2.0"}),
+    ],
+)
+def test_tpm_versions(
+    script: str, versions: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("swtpm", "swtpm_setup"):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert local.read_tpm_versions() == versions
+    (tmp_path / "swtpm_setup").unlink()
+    assert local.read_tpm_versions() == frozenset()
+
+
+def test_domain_capabilities_of_this_machine() -> None:
+    root = domain_capabilities(replace(OMNI, arch=local.local_arch()), Host.local())
+    assert root.value("arch") == local.local_arch()
 
 
 @pytest.mark.parametrize("known", [k for k in available() if not k.classic], ids=lambda k: k.name)

@@ -83,7 +83,7 @@ def test_report_of_a_recorded_emulator(capsys: pytest.CaptureFixture[str]) -> No
     assert code == 0
     first, second = out.split("\n\n")
     assert first.startswith("QEMU 10.0.0 for x86_64, as it was recorded\n")
-    assert "usable here: 486 486-v1 base" in first
+    assert "usable: 486 486-v1 base" in first
     assert "libvirt's default" in next(line for line in first.splitlines() if "pc-i440fx-10.0 " in line)
     assert "deprecated" in next(line for line in first.splitlines() if "pc-i440fx-2.12 " in line)
     assert "host abilities GIC v3" in second
@@ -125,7 +125,9 @@ def test_one_that_fails_does_not_spoil_the_others(capsys: pytest.CaptureFixture[
     assert lines[1] == "there is no file '/no/such/file'"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1)]
+)
 def test_stopped_by_a_signal(number: int, status: int, make: Make, tmp_path: Path) -> None:
     """The binary does not outlive the one who asked it, nor does its folder."""
     temporary = tmp_path / "t"

@@ -147,6 +147,7 @@ def test_recording_tool(
         ("latest+hvf", "x86_64", (7, 2, 0), "hvf"),
         ("9.2.0+amdsev", "x86_64", (9, 2, 0), "amdsev"),
         ("~9.1.3", "x86_64", (9, 1, 0), ""),
+        ("~9.1", "x86_64", (9, 1, 0), ""),
         ("~99.0", "x86_64", (10, 0, 0), ""),
         ("~2.5", "x86_64", (6, 2, 0), ""),
         ("0.12.3", "x86_64", (0, 12, 3), ""),
@@ -167,6 +168,26 @@ def test_found_by_name(spec: str, arch: str, version: tuple[int, int, int], vari
 @pytest.mark.parametrize("spec", ["10.0-x86_64", "10.0.0-x86_64", "latest-x86_64", "~11.0-x86_64"])
 def test_architecture_in_the_name_wins(spec: str) -> None:
     assert find(spec, "s390x").arch == "x86_64"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("~9.1.3", "no QEMU 9.1.3 for x86_64 comes with this package; taking the nearest: 9.1.0-x86_64"),
+        ("~9.1", ""),
+        ("9.1", ""),
+        (
+            "9.2-aarch64",
+            "no plain QEMU 9.2-aarch64 for aarch64 comes with this package; taking 9.2.0-aarch64+hvf",
+        ),
+        ("9.2-aarch64+hvf", ""),
+    ],
+)
+def test_another_than_the_named_one_is_said(spec: str, said: str) -> None:
+    lines: list[str] = []
+    found = find(spec, say=lines.append)
+    assert "\n".join(lines) == said
+    assert found.variant == ("hvf" if "aarch64" in spec else "")
 
 
 def test_forks_are_not_mixed_up() -> None:

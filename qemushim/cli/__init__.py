@@ -29,7 +29,8 @@ examples:
   virsh dumpxml web | qemushim argv -          from a pipe
   qemushim define web.xml > defined.xml        give every device an address, for ever
 
-Nothing is started and nothing is asked: neither QEMU nor libvirt need be installed.
+No guest is started, and no QEMU is asked but one that you name by its path (“probe” and “capabilities” ask all that are
+installed where you name none): neither QEMU nor libvirt need be there.
 “qemushim SUBCOMMAND --help” says more of each."""
 
 #: exit codes: refused (the document, the emulator), wrong usage

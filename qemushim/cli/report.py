@@ -88,7 +88,7 @@ def _cpus(accelerator: Accelerator) -> list[str]:
         return []
     unknown = all(model.blockers is None for model in models)
     usable = [model for model in models if unknown or model.blockers == ()]
-    count = f"{len(models)}:" if unknown else f"{len(usable)} of {len(models)} usable here:"
+    count = f"{len(models)}:" if unknown else f"{len(usable)} of {len(models)} usable:"
     names = " ".join(sorted(map(_cpu_name, usable), key=str.lower))
     return [_row(f"CPUs ({accelerator.name})", f"{count} {names}")]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qemushim.devices.base import Device
 from qemushim.devices.audio import Audio, Sound
+from qemushim.devices.base import Device
 from qemushim.devices.chardev import Channel, Console, Parallel, Serial
 from qemushim.devices.controller import Controller
 from qemushim.devices.disk import Disk

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.address import Address
-from qemushim.document.fields import OnOff, One, Switch, Text, Unsigned
+from qemushim.document.fields import One, OnOff, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
 from qemushim.errors import ConfigError, error

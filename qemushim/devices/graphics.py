@@ -301,7 +301,7 @@ def _is_known(kind: str, d: Define) -> bool:
         case "sdl" | "egl-headless" | "dbus":
             return emulator.qapi(_DISPLAY.format(kind))
         case "rdp":
-            return emulator.qapi(_DISPLAY.format("dbus"))
+            return d.host.qemu_rdp and emulator.qapi(_DISPLAY.format("dbus"))
         case "vnc":
             return emulator.qapi("query-vnc")
         case "spice":

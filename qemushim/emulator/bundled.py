@@ -95,6 +95,10 @@ class _Wanted(NamedTuple):
         kind = (entry.classic, entry.fork, entry.variant)
         return self.arch in arches and kind == (self.classic, self.fork, self.variant)
 
+    def resembles(self, entry: _Entry) -> bool:
+        """The same, whatever sets the entry apart from a plain one of its version."""
+        return self.fits(entry._replace(variant=self.variant))
+
     def covers(self, entry: _Entry) -> bool:
         """Whether the entry has that version, or a more exact one; only a fork goes by one number."""
         if len(self.number) == 1 and self.fork != "kvm-":
@@ -125,7 +129,7 @@ def find(spec: str, arch: str = "x86_64", *, say: Say = _silent) -> Emulator:
 
     ============================  =========================================================================
     ``10.0.0``, ``10.0``          comes with the package; ``arch`` is the one looked for
-    ``10.0-aarch64``, ``…+hvf``   the same, with architecture and variant
+    ``10.0-aarch64``, ``…+hvf``   the same, with architecture and variant (none: a plain one, where there is)
     ``latest``                    the newest one of the architecture
     ``~9.1.3``                    the newest one that is not newer (else the oldest there is)
     ``qemu-kvm-0.12.3``           a classic one by name
@@ -280,6 +284,10 @@ def _bundled(spec: str, arch: str, say: Say = _silent) -> Emulator | None:
         fork, number, tag, own_arch, variant = _parts(match)
         wanted = _Wanted(fork, number, tag, own_arch or arch, variant)
     entry = _choose(wanted, [entry for entry in entries.values() if wanted.fits(entry)], nearest)
+    if entry is None and not wanted.variant:
+        entry = _choose(wanted, [entry for entry in entries.values() if wanted.resembles(entry)], False)
+        if entry is not None:
+            say(f"no plain QEMU {spec} for {wanted.arch} comes with this package; taking {entry.name}")
     if entry is None:
         text = f"no QEMU '{spec}' for {wanted.arch} comes with this package"
         raise EmulatorError(text, hint=_what_there_is(wanted))
@@ -294,7 +302,9 @@ def _choose(wanted: _Wanted, entries: list[_Entry], nearest: bool) -> _Entry | N
     if not wanted.number:
         covered = entries
     elif nearest:
-        covered = [entry for entry in entries if entry.number <= wanted.number] or entries[:1]
+        # 9.1 stands for all of 9.1.0, 9.1.1 …
+        digits = len(wanted.number)
+        covered = [entry for entry in entries if entry.number[:digits] <= wanted.number] or entries[:1]
     else:
         covered = [entry for entry in entries if wanted.covers(entry)]
         covered = [entry for entry in covered if entry.tag == wanted.tag] or covered

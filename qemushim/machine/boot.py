@@ -177,7 +177,22 @@ def _check_nvram(nvram: Nvram) -> None:
 
 
 def check_boot(d: Define) -> None:
-    """Boot menu, BIOS, kernel."""
+    """BIOS, kernel."""
+    os = d.domain.os
+    assert os is not None, "a domain has an operating system"
+    if os.use_serial and not d.board.is_x86:
+        raise error.unsupported(
+            "BIOS serial console is only supported on x86 architectures", os.node.child("bios")
+        )
+    if os.shim:
+        if not os.kernel:
+            raise error.unsupported("shim only allowed with kernel option", os.node.child("shim"))
+        if not d.emulator.device_property("none-machine", "shim"):
+            raise error.unsupported("shim is not supported with this QEMU binary", os.node.child("shim"))
+
+
+def check_menu(d: Define) -> None:
+    """How long the firmware waits."""
     os = d.domain.os
     assert os is not None, "a domain has an operating system"
     if os.menu_timeout is not None and os.menu_timeout > 65535:
@@ -191,15 +206,6 @@ def check_boot(d: Define) -> None:
         raise error.unsupported(
             "invalid value for rebootTimeout, must be in range [-1,65535]", os.node.child("bios")
         )
-    if os.use_serial and not d.board.is_x86:
-        raise error.unsupported(
-            "BIOS serial console is only supported on x86 architectures", os.node.child("bios")
-        )
-    if os.shim:
-        if not os.kernel:
-            raise error.unsupported("shim only allowed with kernel option", os.node.child("shim"))
-        if not d.emulator.device_property("none-machine", "shim"):
-            raise error.unsupported("shim is not supported with this QEMU binary", os.node.child("shim"))
 
 
 def check_acpi(d: Define) -> None:

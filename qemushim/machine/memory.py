@@ -112,7 +112,6 @@ def check_memory(d: Define) -> None:
     backing = d.domain.memory_backing
     if backing is None:
         return
-    _check_pages(backing.pages, len(cells_of(d.domain)))
     if backing.source == "memfd" and not d.emulator.has_object("memory-backend-memfd"):
         raise error.unsupported("hugepages is not supported with memfd memory source", backing.node)
     if backing.hugepages:
@@ -120,6 +119,13 @@ def check_memory(d: Define) -> None:
             raise error.unsupported("hugepages are not allowed with memory allocation ondemand", backing.node)
         if backing.source == "anonymous":
             raise error.unsupported("hugepages are not allowed with anonymous memory source", backing.node)
+
+
+def check_pages(d: Define) -> None:
+    """One size of huge pages for all of the memory, and one for each cell."""
+    backing = d.domain.memory_backing
+    if backing is not None and backing.hugepages:
+        _check_pages(backing.pages, len(cells_of(d.domain)))
 
 
 def _check_pages(pages: list[Page], cells: int) -> None:

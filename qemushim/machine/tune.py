@@ -133,12 +133,16 @@ def complete_tune(d: Define) -> None:
             ids.node.children.extend(ranges)
 
 
-def check_tune(d: Define) -> None:
-    """Block I/O and memory limits that QEMU knows."""
-    domain = d.domain
-    limits = domain.memtune
+def check_limits(d: Define) -> None:
+    """Memory limits that QEMU knows."""
+    limits = d.domain.memtune
     if limits is not None and limits.min_guarantee:
         raise error.unsupported("Parameter 'min_guarantee' not supported by QEMU.", limits.node)
+
+
+def check_tune(d: Define) -> None:
+    """Resource partition and id map."""
+    domain = d.domain
     resource = domain.resource
     if resource is not None and resource.partition is not None and not resource.partition.startswith("/"):
         raise error.unsupported(

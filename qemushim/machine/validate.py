@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qemushim.errors import error
-from qemushim.machine.boot import check_acpi, check_boot, check_firmware
+from qemushim.machine.boot import check_acpi, check_boot, check_firmware, check_menu
 from qemushim.machine.clock import check_clock, check_lifecycle
 from qemushim.machine.cpu import check_cpu
 from qemushim.machine.features import check_features
-from qemushim.machine.memory import check_memory
+from qemushim.machine.memory import check_memory, check_pages
 from qemushim.machine.namespace import check_namespace
 from qemushim.machine.numa import check_numa
 from qemushim.machine.pluggable import check_memory_devices
 from qemushim.machine.security import check_security
 from qemushim.machine.throttle import check_throttle
-from qemushim.machine.tune import check_power, check_tune
+from qemushim.machine.tune import check_limits, check_power, check_tune
 from qemushim.machine.vcpu import check_iothreads, check_vcpus
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_genid(d: Define) -> None:
 #: guest-wide, before the devices
 DOMAIN: tuple[Check, ...] = (
     check_acpi,
-    check_tune,
+    check_limits,
     check_genid,
     check_lifecycle,
     check_cpu,
@@ -46,13 +46,16 @@ DOMAIN: tuple[Check, ...] = (
     check_vcpus,
     check_features,
     check_memory,
-    check_numa,
     check_security,
 )
 
 #: guest-wide, after the devices
 WHOLE: tuple[Check, ...] = (
+    check_tune,
+    check_pages,
     check_firmware,
+    check_menu,
+    check_numa,
     check_throttle,
     check_namespace,
 )
