@@ -162,10 +162,12 @@ class PciLayout:
                     tree.next(need, controller.node)
             number += 1
 
-    def real_run(self) -> PciTree:
+    def real_run(self, *, place: bool = True) -> PciTree:
+        """Check what has its place; ``place`` the rest."""
         tree = self.tree()
         self.reserve_chipset(tree)
-        self.place_all(tree, write=True)
+        if place:
+            self.place_all(tree, write=True)
         if self.d.emulator.flag("zpci"):
             assign_zpci(self.d)
         return tree
@@ -238,10 +240,11 @@ def assign_pci(d: Define) -> None:
     if not d.board.has_pci:
         return
     layout = PciLayout(d)
-    if layout.controllers and not layout.is_complete():
+    complete = bool(layout.controllers) and layout.is_complete()
+    if layout.controllers and not complete:
         layout.dry_run()
         layout.controllers = pci_controllers(d.domain)
-    layout.real_run()
+    layout.real_run(place=not complete)
     set_multifunction(d.domain)
     for controller in pci_controllers(d.domain):
         place = pci_address(controller)

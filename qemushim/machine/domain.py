@@ -146,10 +146,12 @@ class Domain(Item):
 
     @property
     def arch(self) -> str:
+        """libvirt's name of the guest's architecture, ``""`` before it is filled in."""
         return self._type.get("arch", "")
 
     @property
     def machine_type(self) -> str:
+        """Name or alias of the machine type, ``""`` before it is filled in."""
         return self._type.get("machine", "")
 
     @property
@@ -197,6 +199,7 @@ class Domain(Item):
         return device
 
     def remove(self, device: Device) -> None:
+        """Take a device out of the document and of the list of its kind."""
         self.node.ensure("devices").remove(device.node)
         self.lists[device.tag] = [d for d in self.lists[device.tag] if d is not device]
 

@@ -160,6 +160,7 @@ def _check_pages(pages: list[Page], cells: int) -> None:
 
 
 def align(size: int, step: int) -> int:
+    """The next multiple of ``step`` KiB."""
     return -(-size // step) * step
 
 

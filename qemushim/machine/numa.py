@@ -94,6 +94,7 @@ def cells_of(domain: Domain) -> list[Cell]:
 
 
 def has_cells(domain: Domain) -> bool:
+    """Whether the guest has NUMA cells."""
     node = domain.node.find("cpu/numa")
     return node is not None and node.child("cell") is not None
 

@@ -26,6 +26,7 @@ Check = Callable[["Define"], None]
 
 
 def check_genid(d: Define) -> None:
+    """A generation id needs a device that tells it."""
     genid = d.domain.node.child("genid")
     if genid is not None and not d.emulator.has_device("vmgenid"):
         raise error.unsupported("genid is not supported with this QEMU binary", genid)
