@@ -191,10 +191,10 @@ class Guest:
     ``define`` and ``command`` leave the guest as it is: they work on a copy.
     """
 
-    def __init__(self, root: Node, file: str = "") -> None:
+    def __init__(self, root: Node, file: str = "", like: Domain | None = None) -> None:
         require_domain(root)
         self.file = file
-        self.domain = Domain(root)
+        self.domain = Domain(root, like)
         #: defined for a QEMU that is known by its help text, so written as libvirt 0.8.0 wrote it
         self.classic = False
         #: device → the PCI address that such a QEMU is going to choose, where the definition can not say it
@@ -222,7 +222,7 @@ class Guest:
         return self.domain.name
 
     def copy(self) -> Guest:
-        twin = Guest(self.domain.node.copy(), self.file)
+        twin = Guest(self.domain.node.copy(), self.file, self.domain)
         twin.classic = self.classic
         twin._text, twin._detached = self._text, self._detached
         return twin

@@ -160,8 +160,53 @@ def nominal_mac(purpose: str) -> str:
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
 
-def _no_secret(kind: str, reference: str) -> bytes:
-    raise error.failed(f"secret {reference} is not known to this host", hint="pass secrets= to Host")
+def assumed_secret(kind: str, reference: str) -> bytes:
+    """What a dry run shows in place of a secret."""
+    return f"the {kind} secret {reference}".encode()
+
+
+def assumed_volume(pool: str, name: str) -> Mapping[str, Any]:
+    """Where a dry run takes a volume to be: an image in libvirt's usual folder."""
+    return {"type": "file", "path": f"/var/lib/libvirt/images/{name}"}
+
+
+_PC = ("pc-i440fx-*", "pc-q35-*")
+#: firmware under the names of Debian's packages: architecture, machine types, code, variables (``""``: the code is
+#: ROM), features
+_FIRMWARE = (
+    ("x86_64", _PC[1:], "OVMF/OVMF_CODE_4M.ms.fd", "OVMF/OVMF_VARS_4M.ms.fd",
+     "acpi-s3 enrolled-keys requires-smm secure-boot"),
+    ("x86_64", _PC[1:], "OVMF/OVMF_CODE_4M.secboot.fd", "OVMF/OVMF_VARS_4M.fd", "acpi-s3 requires-smm secure-boot"),
+    ("x86_64", _PC, "OVMF/OVMF_CODE_4M.fd", "OVMF/OVMF_VARS_4M.fd", "acpi-s3 amd-sev amd-sev-es"),
+    ("x86_64", _PC, "seabios/bios-256k.bin", "", "acpi-s3 acpi-s4"),
+    ("i386", _PC, "seabios/bios-256k.bin", "", "acpi-s3 acpi-s4"),
+    ("aarch64", ("virt", "virt-*"), "AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd", ""),
+    ("riscv64", ("virt", "virt-*"), "qemu-efi-riscv64/RISCV_VIRT_CODE.fd",
+     "qemu-efi-riscv64/RISCV_VIRT_VARS.fd", ""),
+    ("loongarch64", ("virt", "virt-*"), "qemu-efi-loongarch64/QEMU_EFI.fd",
+     "qemu-efi-loongarch64/QEMU_VARS.fd", ""),
+)  # fmt: skip
+
+
+def assumed_firmware() -> tuple[tuple[str, Mapping[str, Any] | None], ...]:
+    """Descriptors of the firmware that a dry run takes to be installed."""
+    found = []
+    for number, (arch, machines, code, variables, features) in enumerate(_FIRMWARE):
+        image = {"filename": f"/usr/share/{code}", "format": "raw"}
+        template = {"filename": f"/usr/share/{variables}", "format": "raw"}
+        flash = {"device": "flash", "executable": image, "nvram-template": template}
+        content = {
+            "interface-types": ["uefi" if variables else "bios"],
+            "mapping": flash if variables else {"device": "memory", "filename": image["filename"]},
+            "targets": [{"architecture": arch, "machines": list(machines)}],
+            "features": features.split(),
+        }
+        found.append((f"{number:02}-{arch}.json", content))
+    return tuple(found)
+
+
+def no_secret(kind: str, reference: str) -> bytes:
+    raise error.failed(f"secret {reference} is not known to this host", hint="define it on this host, or try --host nominal")
 
 
 @dataclass(frozen=True)
@@ -214,7 +259,7 @@ class Host:
     find_network: Callable[[str], Mapping[str, Any] | None] = lambda name: None
     find_volume: Callable[[str, str], Mapping[str, Any] | None] = lambda pool, name: None
     #: (kind, UUID or usage) → plain secret; raises ``ConfigError`` where there is none
-    find_secret: Callable[[str, str], bytes] = _no_secret
+    find_secret: Callable[[str, str], bytes] = no_secret
     #: secret, initialisation vector → what is printed (base64 of AES-256-CBC with the master key)
     encrypt: Callable[[bytes, bytes], str] = lambda secret, iv: base64.b64encode(secret).decode()
     #: initialisation vector of the next secret
@@ -256,7 +301,11 @@ class Host:
 
     @classmethod
     def nominal(cls, arch: str = "x86_64") -> Host:
-        """A host that is the same everywhere, for dry runs: ordinary paths, one NUMA node, 2 MiB and 1 GiB pages."""
+        """A host that is the same everywhere, for dry runs: ordinary paths, one NUMA node, 2 MiB and 1 GiB pages.
+
+        What a document names is taken to be there: a network is a tap, a volume a file, a secret a placeholder, and
+        the usual firmware is installed.
+        """
         names = {"i686": "i386", "armv7l": "arm", "ppc64le": "ppc64"}
         every = (
             "x86_64",
@@ -276,4 +325,7 @@ class Host:
             environment={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
             hugepages=(Hugepages(2048, "/dev/hugepages", True), Hugepages(1048576, "/dev/hugepages1G")),
             emulators={a: f"/usr/bin/qemu-system-{names.get(a, a)}" for a in (*every, "sparc")},
+            firmware=assumed_firmware(),
+            find_volume=assumed_volume,
+            find_secret=assumed_secret,
         )

@@ -155,3 +155,13 @@ _JOINS: tuple[tuple[_Test, _Join], ...] = (
     ),
     (lambda device, d: d.board.has_pci and (wants_pci(device) or device.address_type == "pci"), _join_pci),
 )
+#: the kinds of address that these buses have
+_KINDS = ("virtio-serial", "drive", "spapr-vio", "ccw", "virtio-mmio", "usb", "dimm", "pci")
+
+
+def home_of(device: Device, d: Define) -> str:
+    """The kind of address that a device without one is going to have; ``""``: none."""
+    kind = next((kind for kind, (belongs, _) in zip(_KINDS, _JOINS, strict=True) if belongs(device, d)), "")
+    if kind == "pci" and PciLayout(d).need(device).kind is Kind.NONE:
+        return ""
+    return kind

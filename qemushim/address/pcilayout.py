@@ -241,6 +241,8 @@ def assign_pci(d: Define) -> None:
         return
     layout = PciLayout(d)
     complete = bool(layout.controllers) and layout.is_complete()
+    if complete and d.start:
+        return  # the definition was complete, and was checked when it was made
     if layout.controllers and not complete:
         layout.dry_run()
         layout.controllers = pci_controllers(d.domain)

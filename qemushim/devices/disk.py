@@ -236,7 +236,7 @@ class Disk(Device):
         if name.startswith("ioemu:"):
             target.set("dev", name.removeprefix("ioemu:"))
         if not target.get("bus"):
-            target.set("bus", _default_bus(self.device, self.target))
+            target.set("bus", default_bus(self.device, self.target))
         if target.get("tray") == "closed":
             target.drop("tray")
         if self.device == "cdrom":
@@ -309,7 +309,8 @@ class Disk(Device):
 _DEFAULTABLE = ("cache", "error_policy", "rerror_policy")
 
 
-def _default_bus(device: str, target: str) -> str:
+def default_bus(device: str, target: str) -> str:
+    """The bus of a disk that names none, by what its target is called."""
     if device == "floppy":
         return "fdc"
     return next((bus for prefix, bus in DEFAULT_BUSES.items() if target.startswith(prefix)), "ide")

@@ -8,7 +8,7 @@ value or the default; assigning writes the canonical text; assigning ``None`` re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from qemushim.document.node import Node
 from qemushim.document.units import format_set, parse_integer, parse_set, parse_unsigned, to_kib
@@ -36,16 +36,17 @@ class Field(Generic[T]):
             self.steps = () if path == "." else tuple(path.split("/"))
         #: name of the attribute, ``""`` for text
         self.attribute = name if at else ""
-        self.default = default
+        #: of the type T; what a subclass takes says so
+        self.default: Any = default
         self.required = required
         self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def read(self, raw: str) -> T:
+    def read(self, raw: str) -> Any:
         """The typed value.  Raises ``ValueError``."""
-        return cast(T, raw)
+        return raw
 
     def write(self, value: Any) -> str:
         """The canonical text of a value."""
@@ -57,32 +58,28 @@ class Field(Generic[T]):
 
     def place(self, node: Node) -> Node | None:
         """The element that holds the value."""
-        found: Node | None = node
-        for step in self.steps:
-            found = found.child(step) if found is not None else None
-        return found
+        return node.descend(self.steps)
 
     def raw(self, node: Node) -> str | None:
-        found = node
-        for step in self.steps:
-            inner = found.child(step)
-            if inner is None:
+        if self.steps:
+            found = node.descend(self.steps)
+            if found is None:
                 return None
-            found = inner
+            node = found
         if self.attribute:
-            return found.attrib.get(self.attribute)
-        return found.text.strip() or None
+            return node.attrib.get(self.attribute)
+        return node.text.strip() or None
 
     @overload
     def __get__(self, item: None, owner: type) -> Field[T]: ...
     @overload
     def __get__(self, item: Item, owner: type) -> T: ...
-    def __get__(self, item: Item | None, owner: type) -> Field[T] | T:
+    def __get__(self, item: Item | None, owner: type) -> Any:
         if item is None:
             return self
         raw = self.raw(item.node)
         if raw is None:
-            return cast(T, self.default)
+            return self.default
         try:
             return self.read(raw)
         except ValueError:
@@ -105,7 +102,7 @@ class Field(Generic[T]):
         if self.attribute:
             found.attrib.pop(self.attribute, None)
         elif self.steps:
-            parent = node.find("/".join(self.steps[:-1])) if len(self.steps) > 1 else node
+            parent = node.descend(self.steps[:-1]) if len(self.steps) > 1 else node
             assert parent is not None
             parent.remove(found)
         else:
@@ -168,10 +165,10 @@ class Choice(Field[T]):
         self.values = tuple(values)
         self.allowed = frozenset(self.values)
 
-    def read(self, raw: str) -> T:
+    def read(self, raw: str) -> Any:
         if raw not in self.allowed:
             raise ValueError(raw)
-        return cast(T, raw)
+        return raw
 
     def advice(self) -> str:
         return f"one of: {', '.join(self.values)}"
@@ -191,11 +188,11 @@ class Switch(Field[T]):
     def __init__(self, path: str, default: bool | None = None, *, required: bool = False) -> None:
         super().__init__(path, default, required=required)
 
-    def read(self, raw: str) -> T:
+    def read(self, raw: str) -> Any:
         if raw == self.true:
-            return cast(T, True)
+            return True
         if raw == self.false:
-            return cast(T, False)
+            return False
         raise ValueError(raw)
 
     def write(self, value: Any) -> str:
@@ -225,9 +222,9 @@ class Present(Field[bool]):
         super().__init__(path, False)
 
     def raw(self, node: Node) -> str | None:
-        return "" if node.find("/".join(self.steps)) is not None else None
+        return "" if node.descend(self.steps) is not None else None
 
-    def read(self, raw: str) -> bool:
+    def read(self, raw: str) -> Any:
         return True
 
     def __set__(self, item: Item, value: Any) -> None:
@@ -251,8 +248,8 @@ class Integer(Field[T]):
     def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
         super().__init__(path, default, required=required)
 
-    def read(self, raw: str) -> T:
-        return cast(T, parse_integer(raw))
+    def read(self, raw: str) -> Any:
+        return parse_integer(raw)
 
     def advice(self) -> str:
         return "a number"
@@ -272,8 +269,8 @@ class Unsigned(Integer[T]):
     def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
         Field.__init__(self, path, default, required=required)
 
-    def read(self, raw: str) -> T:
-        return cast(T, parse_unsigned(raw))
+    def read(self, raw: str) -> Any:
+        return parse_unsigned(raw)
 
     def advice(self) -> str:
         return "a number from 0"
@@ -291,11 +288,11 @@ class Positive(Unsigned[T]):
     def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
         Field.__init__(self, path, default, required=required)
 
-    def read(self, raw: str) -> T:
+    def read(self, raw: str) -> Any:
         number = parse_unsigned(raw)
         if number == 0:
             raise ValueError(raw)
-        return cast(T, number)
+        return number
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
         try:
@@ -342,7 +339,7 @@ class Size(Field[T]):
     def __get__(self, item: Any, owner: type) -> Any:
         if item is None:
             return self
-        node = item.node.find("/".join(self.steps)) if self.steps else item.node
+        node = item.node.descend(self.steps) if self.steps else item.node
         if node is None or not node.text.strip():
             return self.default
         return self.of(node)
@@ -383,8 +380,8 @@ class SizeAttribute(Field[T]):
     def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
         super().__init__(path, default, required=required)
 
-    def read(self, raw: str) -> T:
-        return cast(T, parse_unsigned(raw))
+    def read(self, raw: str) -> Any:
+        return parse_unsigned(raw)
 
     def __get__(self, item: Any, owner: type) -> Any:
         if item is None:
@@ -428,8 +425,8 @@ class NumberSet(Field[T]):
     def __init__(self, path: str, default: list[int] | None = None) -> None:
         super().__init__(path, default)
 
-    def read(self, raw: str) -> T:
-        return cast(T, parse_set(raw))
+    def read(self, raw: str) -> Any:
+        return parse_set(raw)
 
     def write(self, value: Any) -> str:
         return format_set(value)
@@ -456,7 +453,7 @@ class One(Field["Element | None"], Generic[Element]):
     def __get__(self, item: Any, owner: type) -> Any:
         if item is None:
             return self
-        node = item.node.find("/".join(self.steps))
+        node = item.node.descend(self.steps)
         return None if node is None else self.item_class()(node)
 
     def ensure(self, item: Item) -> Element:
@@ -477,7 +474,7 @@ class Many(Field["list[Element]"], Generic[Element]):
     def __get__(self, item: Any, owner: type) -> Any:
         if item is None:
             return self
-        parent = item.node.find("/".join(self.steps[:-1])) if len(self.steps) > 1 else item.node
+        parent = item.node.descend(self.steps[:-1]) if len(self.steps) > 1 else item.node
         if parent is None:
             return []
         kind = self.item_class()
@@ -488,4 +485,4 @@ class Verbatim(Field["Node | None"]):
     """A child element that is written as it is, with all that is in it (``<metadata>``)."""
 
     def __get__(self, item: Any, owner: type) -> Any:
-        return self if item is None else item.node.find("/".join(self.steps))
+        return self if item is None else item.node.descend(self.steps)

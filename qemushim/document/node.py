@@ -7,6 +7,7 @@ keeps comments, unknown elements and the user's white space, and it knows its li
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 #: ``Node.tag`` of a comment, whose words are ``Node.text``
 COMMENT = "#comment"
@@ -14,6 +15,15 @@ COMMENT = "#comment"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 #: how elements of that namespace are tagged here, whatever prefix the document uses
 QEMU_PREFIX = "qemu:"
+
+
+@cache
+def _steps(path: str) -> tuple[tuple[str, ...], str]:
+    """``a/b/@name`` → tags and the attribute; paths are written in the program, so there are not many."""
+    head, at, name = path.rpartition("@")
+    if not at:
+        head, name = path, ""
+    return tuple(step for step in head.split("/") if step), name
 
 
 class Node:
@@ -70,27 +80,32 @@ class Node:
 
     def find(self, path: str) -> Node | None:
         """The first element at ``a/b/c`` below this one."""
-        node: Node | None = self
-        for tag in path.split("/"):
-            node = node.child(tag) if node is not None else None
-        return node
+        return self.descend(_steps(path)[0])
+
+    def descend(self, steps: tuple[str, ...]) -> Node | None:
+        """The same, the path taken apart already."""
+        here = self
+        for tag in steps:
+            for node in here.children:
+                if node.tag == tag:
+                    here = node
+                    break
+            else:
+                return None
+        return here
 
     def value(self, path: str) -> str | None:
         """Raw text at ``a/b/@name``, ``@name``, or the text of ``a/b``; ``None`` where it is not."""
-        head, at, name = path.rpartition("@")
-        if not at:
-            head, name = path, ""
-        node = self.find(head.rstrip("/")) if head else self
+        steps, name = _steps(path)
+        node = self.descend(steps)
         if node is None:
             return None
-        if not name:
-            return node.text.strip()
-        return node.attrib.get(name)
+        return node.attrib.get(name) if name else node.text.strip()
 
     def ensure(self, path: str) -> Node:
         """The element at ``a/b/c`` below this one, made where missing."""
         node = self
-        for tag in path.split("/"):
+        for tag in _steps(path)[0]:
             found = node.child(tag)
             if found is None:
                 found = node.add(tag)

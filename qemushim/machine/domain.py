@@ -115,12 +115,18 @@ class Domain(Item):
     qemu_override = One("qemu:override", Override)
     qemu_deprecation = One("qemu:deprecation", Deprecation)
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, like: Domain | None = None) -> None:
+        """``like``: the domain that ``node`` is a copy of the tree of; devices are listed in its order."""
         super().__init__(node)
         self._os_type: Node | None = None
         self._board = Board("", "")
         self.lists: dict[str, list[Device]] = {tag: [] for tag in BY_TAG}
         devices = node.child("devices")
+        if like is not None and devices is not None:
+            twins = dict(zip(map(id, like.node.ensure("devices").children), devices.children, strict=True))
+            for tag, listed in like.lists.items():
+                self.lists[tag] = [type(device)(twins[id(device.node)]) for device in listed]
+            return
         for child in devices.children if devices is not None else ():
             kind = BY_TAG.get(child.tag)
             if kind is not None:
