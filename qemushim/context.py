@@ -23,6 +23,8 @@ from qemushim.emulator.model import Emulator, Machine
 from qemushim.host import Host
 
 if TYPE_CHECKING:
+    from qemushim.address.past import Past
+    from qemushim.devices.base import Device
     from qemushim.machine.domain import Domain
 
 T = TypeVar("T")
@@ -59,6 +61,10 @@ class Define(Context):
     start: bool = False
     #: where the guest migrates in from, ``""`` for a fresh start
     incoming: str = ""
+    #: what the guest was so far: what the document leaves out is kept
+    past: Past | None = None
+    #: devices of another document of the guest, whose places are to be left free
+    beside: tuple[Device, ...] = ()
 
 
 @dataclass

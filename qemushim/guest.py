@@ -6,18 +6,20 @@ checks; for a command line then aliases and boot order, and the option groups in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from qemushim.address.assign import assign_addresses
 from qemushim.address.check import check_addresses
 from qemushim.address.drive import assign_scsi_hostdevs
 from qemushim.address.indexes import assign_controller_indexes
+from qemushim.address.past import Past, keep_addresses, keep_devices, keep_identity
 from qemushim.command.command import Command
 from qemushim.command.option import Option
 from qemushim.context import Build, Define
 from qemushim.devices.address import PciAddress
 from qemushim.devices.alias import assign_aliases
+from qemushim.devices.base import Device
 from qemushim.devices.bootindex import check_boot_order
 from qemushim.devices.disk_check import check_disks_together, check_drive_addresses
 from qemushim.devices.export import export_interfaces
@@ -81,9 +83,22 @@ def check_devices(d: Define) -> None:
         device.check(d)
 
 
+def place_devices(d: Define) -> None:
+    """Addresses, with the places left free that another document of the guest has given away."""
+    lists = d.domain.lists
+    for device in d.beside:
+        lists[device.tag].append(device)
+    try:
+        assign_addresses(d)
+    finally:
+        for device in d.beside:
+            lists[device.tag].remove(device)
+
+
 #: from the user's document to a definition
 DEFINE: tuple[Step, ...] = (
     check_documents,
+    keep_identity,
     identity.complete_identity,
     namespace.complete_namespace,
     namespace.complete_metadata,
@@ -97,6 +112,7 @@ DEFINE: tuple[Step, ...] = (
     cputune.complete_cputune,
     check_usb,
     assign_controller_indexes,
+    keep_devices,
     features.strip_acpi,
     firmware.select_firmware,
     add_implicit_devices,
@@ -116,7 +132,8 @@ DEFINE: tuple[Step, ...] = (
     complete_consoles,
     add_implicit_controllers,
     add_implicit_video,
-    assign_addresses,
+    keep_addresses,
+    place_devices,
     mirror_serial,
 )
 
@@ -227,23 +244,37 @@ class Guest:
         twin._text, twin._detached = self._text, self._detached
         return twin
 
-    def define(self, emulator: Emulator, host: Host, *, update: bool = True) -> Guest:
+    def define(
+        self,
+        emulator: Emulator,
+        host: Host,
+        *,
+        update: bool = True,
+        past: Iterable[Guest] = (),
+        beside: Iterable[Device] = (),
+    ) -> Guest:
         """The definition that libvirt would store: defaults, implicit devices and controllers, every address.
 
         ``update``: the guest is new and takes today's defaults; ``False`` for one that exists, whose guest-visible
-        hardware must stay.  Raises ``ConfigError`` where the document can not be defined, ``AddressError`` where no
-        address is left.
+        hardware must stay.  ``past``: definitions of this guest so far, the stored one before the running one; what
+        the document leaves out (addresses, MACs, controllers, UUID, version of the machine type) stays as it was there.
+        ``beside``: devices of another document of the guest, whose places are left free.  Raises ``ConfigError`` where
+        the document can not be defined, ``AddressError`` where no address is left.
         """
         if emulator.classic:
             with _located(self.file):
                 return self._define_classic(emulator, host)
         guest = self.copy()
+        documents = tuple(old.domain for old in past)
+        known = Past(documents) if documents else None
+        guest._complete(Define(guest.domain, emulator, host, update=update, past=known, beside=tuple(beside)))
+        return guest
+
+    def _complete(self, d: Define) -> None:
         with _located(self.file):
-            d = Define(guest.domain, emulator, host, update=update)
             for step in (*DEFINE, *CHECK):
                 step(d)
-        guest._defined_for = (emulator, host)
-        return guest
+        self._defined_for = (d.emulator, d.host)
 
     def command(
         self, emulator: Emulator, host: Host, *, update: bool = True, incoming: str = "", export: bool = False
@@ -290,12 +321,19 @@ class Guest:
         ``device`` is the XML of the device alone.  Controllers that it needs are added as a cold definition would add
         them.  Raises ``ConfigError`` where the device can not be had, ``AddressError`` where no place is left.
         """
+        return self.joined(device, emulator, host, file=file)[0]
+
+    def joined(
+        self, device: str | bytes, emulator: Emulator, host: Host, *, file: str = "", beside: Iterable[Device] = ()
+    ) -> tuple[Guest, Device]:
+        """What ``attach`` gives, and the device in it.  ``beside`` as for ``define``."""
         guest = self.copy()
         with _located(file or self.file):
-            node = parse(device, file)
-            guest.domain.adopt(node)
-        with _located(self.file):
-            return guest.define(emulator, host, update=False)
+            new = guest.domain.adopt(parse(device, file))
+        if emulator.classic:
+            return guest.define(emulator, host, update=False), new
+        guest._complete(Define(guest.domain, emulator, host, update=False, beside=tuple(beside)))
+        return guest, new
 
     def detach(self, name: str) -> Guest:
         """The definition without one device, found by alias, target or MAC address.  Raises ``ConfigError``."""

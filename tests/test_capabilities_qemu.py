@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -88,8 +89,8 @@ def test_golden_guests_are_accepted(real: Emulator) -> None:
             outcomes[document.name] = real_qemu.try_guest(document.read_bytes(), real, Path(folder))
     assert not {name: outcome.why for name, outcome in outcomes.items() if outcome.kind == "refused"}
     count = Counter(outcome.kind for outcome in outcomes.values())
-    assert count["accepted"] >= 20, count
-    assert count["accepted"] > count["unsupported"] + count["needs"], count
+    # what a case needs of the host grows with the cases; those that need nothing must all come up
+    assert count["accepted"] >= (35 if shutil.which("qemu-img") else 20), count
 
 
 def test_what_qemu_says_no_to_is_seen(real: Emulator, tmp_path: Path) -> None:

@@ -359,8 +359,11 @@ def emulators(arch: str) -> tuple[Emulator, ...]:
 
 
 def emulator_of(root: Node, random: Random) -> Emulator:
-    """One of the emulators of a document's architecture."""
-    return random.choice(emulators(root.value("os/type/@arch") or "x86_64"))
+    """One of the emulators of a document's architecture; mostly one that knows its machine type."""
+    known = emulators(root.value("os/type/@arch") or "x86_64")
+    machine, virt = root.value("os/type/@machine") or "", root.get("type") or ""
+    fitting = [emulator for emulator in known if emulator.machine(machine, virt) is not None]
+    return random.choice(fitting if fitting and random.random() < 0.9 else known)
 
 
 def draw(number: int, inputs: Sequence[Node], seen: Seen) -> tuple[Node, Emulator]:

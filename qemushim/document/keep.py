@@ -169,17 +169,20 @@ class _Editor:
 
     def _children(self, node: Node, given: Node, schema: Schema, place: Place) -> None:
         by_origin = {child.origin: child for child in given.children if child.origin >= 0}
+        known = set(by_origin)
         order = {tag: number for number, tag in enumerate(schema.children)}
         added: list[tuple[Child, Node]] = []
         for child in node.children:
             kind = schema.children.get(child.tag)
             if kind is None or child.tag == COMMENT or kind.verbatim:
                 continue
-            if child.origin < 0:
+            # one element may have become several
+            given_child = by_origin.pop(child.origin, None)
+            if given_child is not None:
+                self.merge(child, given_child, kind.schema(child))
+            elif child.origin < 0 or child.origin in known:
                 added.append((kind, child))
-            elif child.origin in by_origin:
-                self.merge(child, by_origin[child.origin], kind.schema(child))
-        for origin in self.removed & set(by_origin):
+        for origin in self.removed & known:
             self._remove(self.places[origin])
         if added:
             self._add(node, added, order, place)

@@ -137,8 +137,13 @@ class Folder:
             yield
 
     def make(self) -> None:
+        if self.path.is_dir():
+            return
         with storing(self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if unquote(self.path.name) != self.name:
+                write_new(self.path / "name", self.name.encode())
+                put_in_place(self.path / "name")
 
     # -- documents ---------------------------------------------------------------------------------------------------
 
