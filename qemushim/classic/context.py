@@ -49,6 +49,10 @@ class Classic:
             raise error.unsupported(f"{what} is not known to {emulator_name(self.emulator)}", source, hint)
 
 
+#: devices that qemu-kvm has or lacks by how it was built
+_BUILD_DEPENDENT = frozenset({"pci-assign"})
+
+
 @dataclass
 class ClassicBuild(Classic):
     """The same while its command line is made."""
@@ -82,7 +86,9 @@ class ClassicBuild(Classic):
 
     def device(self, driver: str, pairs: Keys, source: Node, rule: str) -> Option:
         """``-device driver,key=value,…``.  Raises ``ConfigError`` where the emulator's list lacks it."""
-        if self.emulator.types and not self.emulator.has_device(driver):
+        listed = not self.emulator.types or self.emulator.has_device(driver)
+        # the list is of one build: what depends on the build's kernel headers can be in another of that version
+        if not listed and not (self.emulator.is_kvm_fork and driver in _BUILD_DEPENDENT):
             raise error.unsupported(
                 f"this QEMU has no device '{driver}'",
                 source,

@@ -45,7 +45,8 @@ def main(control: socket.socket) -> int:
     except OSError as problem:
         _say(control, {"error": problem.strerror, "errno": problem.errno})
         return 1
-    _say(control, {"pid": pid, "started": _started(pid)})
+    own = os.getpid()
+    _say(control, {"pid": pid, "started": _started(pid), "keeper": own, "keeper_started": _started(own)})
     status, reason = _watch(pid, control, woken, order["patience"])
     end = {"pid": pid, "status": status, "time": time.time(), "reason": reason}
     with contextlib.suppress(OSError):
@@ -155,5 +156,8 @@ def _started(pid: int) -> int:
 
 
 if __name__ == "__main__":
+    if os.fork():
+        # who started this need not wait for it: it becomes a child of the host's first process
+        os._exit(0)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     sys.exit(main(socket.socket(fileno=int(sys.argv[2]))))

@@ -122,16 +122,12 @@ def _stat(pid: int) -> tuple[int, bool] | None:
 class Keeper:
     """The parent of a QEMU, seen from the process that started it."""
 
-    def __init__(self, child: subprocess.Popen[bytes], control: socket.socket) -> None:
-        self._child = child
+    def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._heard = b""
-        #: QEMU, once it is started
-        self.qemu: Process | None = None
-
-    @property
-    def process(self) -> Process:
-        return process_of(self._child.pid)
+        #: who it is, and QEMU, once it is started
+        self.process = Process(0, 0)
+        self.qemu = Process(0, 0)
 
     def hear(self, seconds: float) -> dict[str, Any] | None:
         """The next thing that it says; ``None`` where it says nothing in time, or is gone."""
@@ -161,18 +157,9 @@ class Keeper:
         except OSError as problem:
             raise DriverError(f"the guest's keeper is gone: {problem.strerror}") from problem
 
-    def close(self, patience: float = 2 * GRACE) -> None:
+    def close(self) -> None:
         """Hang up: a guest that was not let go comes to its end."""
         self._control.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # a keeper that goes on is left alone; as no child is waited for then, it is not forgotten by mistake
-            self._child.wait(patience)
-
-    def forget(self) -> None:
-        """Hang up without waiting; a guest that was let go does not notice."""
-        self._control.close()
-        # its end is nobody's concern here (Popen would warn of a child that is still running)
-        self._child.returncode = self._child.returncode if self._child.poll() is not None else 0
 
 
 def start_kept(
@@ -191,22 +178,6 @@ def start_kept(
     Raises ``DriverError`` where it can not be run.
     """
     ours, theirs = socket.socketpair()
-    with theirs:
-        inherited = [theirs.fileno(), log, end, *descriptors.values()]
-        try:
-            child = subprocess.Popen(
-                (sys.executable, "-I", "-S", str(_KEEPER), name, str(theirs.fileno())),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                pass_fds=inherited,
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as problem:
-            ours.close()
-            raise DriverError(f"cannot run '{sys.executable}': {problem.strerror}") from problem
-    keeper = Keeper(child, ours)
     order = {
         "argv": list(argv),
         "environment": dict(environment),
@@ -215,22 +186,42 @@ def start_kept(
         "end": end,
         "patience": GRACE,
     }
+    keeper = Keeper(ours)
     try:
+        with theirs:
+            _run_keeper(name, theirs.fileno(), log, (log, end, *descriptors.values()), patience)
         ours.sendall(json.dumps(order).encode() + b"\n")
         said = keeper.hear(patience)
-        if said is None:
-            raise DriverError(f"the keeper of guest '{name}' does not answer")
-        if "error" in said:
-            raise DriverError(
-                f"cannot run '{argv[0]}': {said['error']}", hint="name another QEMU with --qemu or <emulator>"
-            )
     except BaseException as problem:
         keeper.close()
-        if isinstance(problem, OSError):
-            raise DriverError(f"the keeper of guest '{name}' ended: {problem.strerror}") from problem
+        if isinstance(problem, OSError | subprocess.TimeoutExpired):
+            raise DriverError(f"cannot run the keeper of guest '{name}': {problem}") from problem
         raise
+    if said is None or "error" in said:
+        keeper.close()
+        if said is None:
+            raise DriverError(f"the keeper of guest '{name}' does not answer")
+        hint = "name another QEMU with --qemu or <emulator>"
+        raise DriverError(f"cannot run '{argv[0]}': {said['error']}", hint=hint)
     keeper.qemu = Process(said["pid"], said["started"])
+    keeper.process = Process(said["keeper"], said["keeper_started"])
     return keeper
+
+
+def _run_keeper(name: str, control: int, log: int, inherited: Sequence[int], patience: float) -> None:
+    """What is started here ends at once, and leaves the keeper behind as nobody's child."""
+    words = (sys.executable, "-I", "-S", str(_KEEPER), name, str(control))
+    subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=log,
+        pass_fds=(control, *inherited),
+        cwd="/",
+        start_new_session=True,
+        timeout=patience,
+        check=False,
+    )
 
 
 def describe_end(status: int | None) -> str:
