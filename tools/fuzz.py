@@ -42,6 +42,9 @@ SLOW, ENDLESS = 1.0, 10
 MEMORY = 4 << 30
 
 
+_WITHOUT_DIGITS = str.maketrans("", "", "0123456789")
+
+
 class EndlessError(BaseException):
     """A document took too long: no ``Exception``, so that nothing on the way holds it up."""
 
@@ -60,7 +63,8 @@ class Outcome:
     @property
     def signature(self) -> str:
         """Equal for what is probably the same mistake."""
-        return f"{self.kind} {self.detail.partition(chr(10))[0]}"
+        first = self.detail.partition("\n")[0]
+        return f"{self.kind}: {first.translate(_WITHOUT_DIGITS)[:120]}"
 
 
 @cache
@@ -148,7 +152,7 @@ def _deadline() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def minimal(root: Node, emulator: Emulator, outcome: Outcome, patience: float = 30) -> Node:
+def minimal(root: Node, emulator: Emulator, outcome: Outcome, patience: float = 8) -> Node:
     """The smallest document that gives the same finding: elements and attributes are taken away while it stays."""
 
     def is_same(candidate: Node) -> bool:
@@ -213,7 +217,7 @@ class State:
         """Write a finding as a minimal document, with what was wrong."""
         self.findings[outcome.signature] += 1
         stem = self.directory / f"{outcome.kind.replace(' ', '-')}-{number}"
-        if self.findings[outcome.signature] > 3:
+        if self.findings[outcome.signature] > 1:
             return stem
         small = minimal(root, emulator, outcome)
         again = judge(documents.text(small), emulator)

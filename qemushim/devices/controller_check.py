@@ -168,6 +168,9 @@ _SCSI = {
 }
 
 
+_VIRTIO_SCSI_CARDS = ("virtio-scsi-pci", "virtio-scsi-ccw")
+
+
 def _check_scsi(c: Controller, d: Define) -> None:
     if c.model == "buslogic":
         raise error.unsupported(f"Unsupported controller model: {c.model}", c.node, "QEMU does not have it")
@@ -184,6 +187,11 @@ def _check_scsi(c: Controller, d: Define) -> None:
         return
     threads = [driver.iothread] if driver.iothread else [thread.id for thread in driver.iothreads]
     _check_iothreads(c, d, threads)
+    mapping = any(d.emulator.device_property(card, "iothread-vq-mapping") for card in _VIRTIO_SCSI_CARDS)
+    if driver.iothreads and not mapping:
+        raise error.unsupported(
+            "IOThread to virtqueue mapping is not supported by this QEMU binary", c.node, "QEMU 10.0 and newer do"
+        )
 
 
 def _check_iothreads(c: Controller, d: Define, threads: list[int]) -> None:

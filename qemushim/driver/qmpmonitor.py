@@ -14,13 +14,13 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from qemu.qmp import QMPError
 from qemu.qmp.qmp_client import ExecuteError, QMPClient
 
+from qemushim.driver.sockets import reachable
 from qemushim.errors import MonitorError
 
 T = TypeVar("T")
@@ -216,25 +216,4 @@ def _reason(problem: BaseException) -> str:
     return str(problem) or type(problem).__name__
 
 
-class _Reachable:
-    """A path to a socket that is short enough for the kernel, whatever its folder is called."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._folder = -1
-
-    def __enter__(self) -> str:
-        folder, name = os.path.split(self._path)
-        self._folder = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._folder}/{name}"
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._folder)
-
-
-def reachable(path: str | Path) -> _Reachable:
-    """``with reachable(path) as address``: bind or connect a UNIX socket there.  Raises ``OSError``."""
-    return _Reachable(str(path))
-
-
-__all__ = ["CommandError", "QmpMonitor", "reachable"]
+__all__ = ["CommandError", "QmpMonitor"]

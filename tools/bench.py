@@ -1,0 +1,415 @@
+#!/usr/bin/env python3
+"""Measure qemushim, side by side with a real libvirtd where one is named.
+
+usage: bench.py [--libvirt URI] [--rounds N] [--fleet N] [--only TEXT] [--json FILE]
+
+The two sides take turns in one run, so that a busy machine slows both alike.  Shown are medians with the 10th and 90th
+percentile, and the ratio of the medians.  Without --libvirt there is our side alone, for the bundled QEMU 10.0; with
+it (needs libvirt's Python binding and virsh) both sides describe the daemon's own QEMU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qemushim.emulator import bundled, snapshot
+from qemushim.emulator.model import Emulator
+from qemushim.errors import ShimError
+from qemushim.guest import Guest
+from qemushim.host import Host
+from tools import bench_documents as documents
+
+BUNDLED = "10.0"
+Work = Callable[[], object]
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sample:
+    """Measured values of one side, in milliseconds (or MiB)."""
+
+    values: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def percentile(self, part: float) -> float:
+        ordered = sorted(self.values)
+        return ordered[min(int(part * len(ordered)), len(ordered) - 1)]
+
+    def summary(self) -> dict[str, float]:
+        return {
+            "median": self.median,
+            "p10": self.percentile(0.1),
+            "p90": self.percentile(0.9),
+            "best": min(self.values),
+            "count": len(self.values),
+        }
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    name: str
+    goal: str
+    ours: Sample
+    theirs: Sample | None = None
+    unit: str = "ms"
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.ours.median / self.theirs.median if self.theirs is not None else None
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "goal": self.goal,
+            "unit": self.unit,
+            "ours": self.ours.summary(),
+            "theirs": self.theirs.summary() if self.theirs is not None else None,
+            "ratio": self.ratio,
+            "note": self.note,
+        }
+
+    def cells(self) -> tuple[str, ...]:
+        ratio = f"{self.ratio:.2f}" if self.ratio is not None else ""
+        return (self.name, _shown(self.ours), _shown(self.theirs), ratio, self.goal, self.note)
+
+
+def _shown(sample: Sample | None) -> str:
+    if sample is None:
+        return ""
+    low, high = sample.percentile(0.1), sample.percentile(0.9)
+    return f"{sample.median:.2f} ({low:.2f}–{high:.2f})"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    head = ("what", "qemushim, median (p10–p90)", "the other", "ratio", "goal", "note")
+    lines = [head, *(row.cells() for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    lines.insert(1, tuple("-" * width for width in widths))
+    return "".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |\n" for line in lines
+    )
+
+
+def took(work: Work) -> float:
+    """Milliseconds on the clock."""
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1000
+
+
+def in_turn(rounds: int, *works: Work) -> list[Sample]:
+    """The works one after the other, so many rounds; the first round only warms up."""
+    for work in works:
+        work()
+    measured: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for work, values in zip(works, measured, strict=True):
+            values.append(took(work))
+    return [Sample(values) for values in measured]
+
+
+# -- the two sides ---------------------------------------------------------------------------------
+
+
+class Daemon:
+    """A real libvirtd."""
+
+    def __init__(self, uri: str) -> None:
+        import libvirt
+
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        self.uri = uri
+        self.refused: type[Exception] = libvirt.libvirtError
+        self.connection = libvirt.open(uri)
+        self.virt = "kvm" if os.access("/dev/kvm", os.W_OK) else "qemu"
+        try:
+            text = self.connection.getDomainCapabilities(None, "x86_64", None, self.virt)
+        except self.refused:
+            self.virt = "qemu"
+            text = self.connection.getDomainCapabilities(None, "x86_64", None, self.virt)
+        self.binary = ElementTree.fromstring(text).findtext("path") or ""
+
+    def native(self, text: str) -> str:
+        return str(self.connection.domainXMLToNative("qemu-argv", text))
+
+
+@dataclass
+class Bench:
+    """What the rows measure with."""
+
+    options: argparse.Namespace
+    daemon: Daemon | None
+    emulator: Emulator
+    host: Host
+    folder: str
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @property
+    def rounds(self) -> int:
+        return int(self.options.rounds)
+
+    @property
+    def virt(self) -> str:
+        return self.daemon.virt if self.daemon is not None else "kvm"
+
+    def native(self, text: str) -> object:
+        """Our side of ``virConnectDomainXMLToNative``."""
+        return Guest.from_xml(text).command(self.emulator, self.host, export=self.daemon is not None).argv
+
+    def accepts(self, text: str) -> bool:
+        """Whether both sides make a command line of a document."""
+        try:
+            self.native(text)
+        except ShimError:
+            return False
+        if self.daemon is not None:
+            try:
+                self.daemon.native(text)
+            except self.daemon.refused:
+                return False
+        return True
+
+    def both(self, text: str, rounds: int) -> list[Sample]:
+        daemon = self.daemon
+        works: list[Work] = [lambda: self.native(text)]
+        if daemon is not None:
+            works.append(lambda: daemon.native(text))
+        return in_turn(rounds, *works)
+
+
+def make_bench(options: argparse.Namespace, folder: str) -> Bench:
+    if not options.libvirt:
+        return Bench(options, None, bundled.find(BUNDLED, "x86_64"), Host.nominal(), folder)
+    daemon = Daemon(options.libvirt)
+    return Bench(options, daemon, Emulator.probe(daemon.binary), Host.local(), folder)
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def warm(bench: Bench) -> Iterator[Row]:
+    """Parse, define and command of a document in one warm process."""
+    folder = bench.options.documents
+    inputs = [path.read_text() for path in sorted(folder.glob("*.xml")) if "." not in path.stem]
+    sets = (
+        ("document: golden inputs", "≤ 0.5", inputs),
+        ("document: installed guests, host CPU model", "≤ 0.1", documents.installed(bench.virt)),
+        ("document: the example", "", [documents.EXAMPLE.read_text()]),
+    )
+    for name, goal, texts in sets:
+        accepted = [text for text in texts if bench.accepts(text)]
+        sides = [bench.both(text, bench.rounds) for text in accepted]
+        if sides:
+            samples = [Sample([s.median for s in side]) for side in zip(*sides, strict=True)]
+            yield Row(name, goal, *samples, note=f"{len(accepted)} of {len(texts)} documents")
+
+
+def growth(bench: Bench) -> Iterator[Row]:
+    """Documents with more and more disks."""
+    for name, (make, counts) in documents.GROWTH.items():
+        for count in counts:
+            text = make(count, bench.virt)
+            if not bench.accepts(text):
+                continue
+            samples = bench.both(text, max(5, bench.rounds // 4))
+            share = samples[0].median / count
+            yield Row(
+                f"growth: {count} {name}", "≤ 0.5 at most disks", *samples, note=f"{share:.3f} ms a disk"
+            )
+
+
+def _run(words: Sequence[str], environment: dict[str, str]) -> float:
+    """Run a program; its peak memory in MiB."""
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(words)}: {said.decode(errors='replace').strip()}")
+    return usage.ru_maxrss / 1024
+
+
+def cold(bench: Bench) -> Iterator[Row]:
+    """The command line tool, from start to end."""
+    file = Path(bench.folder, "guest.xml")
+    file.write_text(documents.installed(bench.virt)[0])
+    ours = (sys.executable, "-m", "qemushim", "argv", str(file), "--qemu", BUNDLED)
+    works: list[Work] = [lambda: _run(ours, bench.environment)]
+    if bench.daemon is not None and shutil.which("virsh"):
+        theirs = ("virsh", "-c", bench.daemon.uri, "domxml-to-native", "qemu-argv", str(file))
+        works.append(lambda: _run(theirs, bench.environment))
+    yield Row("command line tool, cold", "≤ 1.5", *in_turn(bench.rounds, *works))
+    peak = Sample([_run(ours, bench.environment) for _ in range(5)])
+    yield Row("command line tool, peak memory", "≤ 40 MiB", peak, unit="MiB", note="MiB")
+
+
+def imports(bench: Bench) -> Iterator[Row]:
+    """Imports in an interpreter of their own; the start of the interpreter is taken off."""
+    programs = ("pass", "import qemushim", "import qemushim.guest", "import lxml.etree")
+    started, package, core, lxml = in_turn(
+        bench.rounds, *(lambda p=p: _run((sys.executable, "-c", p), bench.environment) for p in programs)
+    )
+    floor = started.median
+
+    def above(sample: Sample) -> Sample:
+        return Sample([max(value - floor, 0.0) for value in sample.values])
+
+    yield Row("interpreter start", "", started)
+    yield Row("import qemushim", "≤ 2", above(package), above(lxml), note="the other: import lxml.etree")
+    yield Row("import qemushim.guest", "", above(core), above(lxml), note="the other: import lxml.etree")
+
+
+def loading(bench: Bench) -> Iterator[Row]:
+    """A snapshot that comes with the package."""
+    path = ROOT / "qemushim" / "emulator" / "snapshots" / "10.0.0-x86_64.snapshot"
+    data = path.read_bytes()
+    [sample] = in_turn(bench.rounds, lambda: snapshot.load(data))
+    yield Row("loading a snapshot", "≤ 5 ms", sample)
+
+
+def probing(bench: Bench) -> Iterator[Row]:
+    """Asking a real binary.  Each round takes a path that neither side has seen."""
+    daemon = bench.daemon
+    if daemon is None:
+        return
+    from qemushim.emulator.probe import probe
+
+    rounds = max(3, bench.rounds // 10)
+    ours, theirs = [], []
+    for number in range(rounds + 1):
+        path = os.path.join(bench.folder, f"qemu-{number}")
+        shutil.copy2(os.path.realpath(daemon.binary), path)
+        ask = (path, "x86_64", None, daemon.virt)
+        ours.append(took(lambda path=path: probe(path)))  # type: ignore[misc]
+        theirs.append(took(lambda ask=ask: daemon.connection.getDomainCapabilities(*ask)))  # type: ignore[misc]
+        os.unlink(path)
+    yield Row("probe of a binary, cold", "≤ 0.5", Sample(ours[1:]), Sample(theirs[1:]))
+
+
+# -- a fleet ---------------------------------------------------------------------------------------
+
+
+def _resident() -> float:
+    """The memory of this process, MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _share(job: tuple[argparse.Namespace, str, int, int]) -> tuple[float, float]:
+    """Every second document of the fleet, on one side; memory after a tenth, and at the end."""
+    options, side, start, step = job
+    early = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        bench = make_bench(options, folder)
+        make: Callable[[str], object] = bench.native
+        if side == "theirs" and bench.daemon is not None:
+            make = bench.daemon.native
+        for number in range(start, options.fleet, step):
+            make(documents.fleet_guest(number, bench.virt))
+            if number <= options.fleet // 10:
+                early = _resident()
+    return early, _resident()
+
+
+def fleet(bench: Bench) -> Iterator[Row]:
+    """Many documents, two processes on each side."""
+    sides = ("ours", "theirs") if bench.daemon is not None else ("ours",)
+    samples: dict[str, Sample] = {}
+    note = ""
+    context = multiprocessing.get_context("spawn")
+    for side in sides:
+        with context.Pool(2) as pool:
+            pool.map(abs, (1, 2))
+            start = time.perf_counter()
+            shares = pool.map(_share, [(bench.options, side, n, 2) for n in range(2)], chunksize=1)
+            samples[side] = Sample([(time.perf_counter() - start) * 1000])
+        if side == "ours":
+            early, late = (max(share[at] for share in shares) for at in range(2))
+            note = f"memory {early:.1f} → {late:.1f} MiB a process"
+    name = f"a fleet of {bench.options.fleet}, two processes"
+    yield Row(name, "≤ 0.25", samples["ours"], samples.get("theirs"), note=note)
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "document": warm,
+    "growth": growth,
+    "cold": cold,
+    "import": imports,
+    "snapshot": loading,
+    "probe": probing,
+    "fleet": fleet,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--libvirt", metavar="URI", default="", help="a libvirtd to measure against (qemu:///system)"
+    )
+    parser.add_argument(
+        "--documents", type=Path, default=ROOT / "golden", metavar="DIR", help="default: golden/"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=40, metavar="N", help="times that each is measured (default: 40)"
+    )
+    parser.add_argument(
+        "--fleet", type=int, default=10_000, metavar="N", help="guests of the fleet (default: 10000)"
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help=f"only rows of: {', '.join(ROWS)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    # QEMU runs as a user of its own where libvirt asks it, and has to reach its copy
+    with tempfile.TemporaryDirectory(prefix="qemushim-bench-") as folder:
+        os.chmod(folder, 0o755)
+        bench = make_bench(options, folder)
+        for name, measure in ROWS.items():
+            if options.only in name:
+                print(f"measuring: {name}", file=sys.stderr)
+                rows += measure(bench)
+    if options.json:
+        machine = {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
+        about = {**machine, "load": os.getloadavg(), "libvirt": options.libvirt, "rounds": options.rounds}
+        options.json.write_text(
+            json.dumps({"machine": about, "rows": [r.data() for r in rows]}, indent=1) + "\n"
+        )
+    print(table(rows), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
