@@ -120,43 +120,51 @@ class Build(Context):
 
     def device(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
         """``-device``: ``driver`` first; None values are absent; the user's overrides are applied."""
-        given = compact(properties)
+        given = plain = compact(properties)
         changes = self._overrides.get(str(given.get("id", ""))) if self._overrides else None
         if changes:
             given = _override(given, changes)
         if self._json_device:
-            return Option("-device", to_json(given), source, rule)
-        return Option("-device", key_values(given, str(given.pop("driver"))), source, rule)
+            return Option("-device", to_json(given), source, rule, plain)
+        text = key_values({key: value for key, value in given.items() if key != "driver"}, str(given["driver"]))
+        return Option("-device", text, source, rule, plain)
 
     def netdev(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
         """``-netdev``: ``type`` first, ``id`` last."""
         given = compact(properties)
         if self._json_netdev:
-            return Option("-netdev", to_json(given), source, rule)
-        kind = str(given.pop("type"))
+            return Option("-netdev", to_json(given), source, rule, given)
         flat: list[tuple[str, Value]] = []
         for key, value in given.items():
+            if key == "type":
+                continue
             if isinstance(value, list):
                 flat.extend((key, entry["str"]) for entry in value if isinstance(entry, dict))
             else:
                 flat.append((key, value))
-        return Option("-netdev", key_values(flat, kind), source, rule)
+        return Option("-netdev", key_values(flat, str(given["type"])), source, rule, given)
 
     def object(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
         """``-object``: ``qom-type`` and ``id`` first.  JSON since QEMU 6.0."""
         given = compact(properties)
         if self.emulator.version >= (6, 0, 0):
-            return Option("-object", to_json(given), source, rule)
-        return Option("-object", key_values(given, str(given.pop("qom-type"))), source, rule)
+            return Option("-object", to_json(given), source, rule, given)
+        text = key_values(
+            {key: value for key, value in given.items() if key != "qom-type"}, str(given["qom-type"])
+        )
+        return Option("-object", text, source, rule, given)
 
     def blockdev(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
         """``-blockdev``: None is JSON's null here, so what is absent must not be given."""
-        return Option("-blockdev", to_json(properties), source, rule)
+        return Option("-blockdev", to_json(properties), source, rule, properties)
 
     # -- file descriptors --------------------------------------------------------------------------------------------
 
-    def pass_fd(self, number: int | None, kind: str, target: str = "", user: str = "") -> int:
-        """Note that the process inherits a descriptor, and give its number back; ``None``: the next free one."""
+    def pass_fd(self, number: int | None, kind: str, target: str = "", user: str = "") -> int | str:
+        """Note that the process inherits a descriptor, and give its number back; ``None``: the next free one.
+
+        What is passed to a guest that runs goes by a name instead.
+        """
         if number is None:
             number = self.host.descriptors.first + len(self.command.descriptors)
         self.command.descriptors.append(Descriptor(number, kind, target, user))
@@ -167,9 +175,10 @@ class Build(Context):
         self._fd_sets += 1
         return self._fd_sets - 1
 
-    def add_fd(self, fd_set: int, number: int, opaque: str, source: Node | None = None) -> Option:
+    def add_fd(self, fd_set: int, number: int | str, opaque: str, source: Node | None = None) -> Option:
         text = f"set={fd_set},fd={number},opaque={opaque}"
-        return Option("-add-fd", text, source, "a file that libvirt opens for QEMU")
+        properties: Properties = {"fdset-id": fd_set, "opaque": opaque}
+        return Option("-add-fd", text, source, "a file that libvirt opens for QEMU", properties)
 
     # -- secrets -----------------------------------------------------------------------------------------------------
 

@@ -293,19 +293,31 @@ class Guest:
         with _located(self.file):
             return guest.start(emulator, host, incoming=incoming, export=export)
 
-    def start(self, emulator: Emulator, host: Host, *, incoming: str = "", export: bool = False) -> Command:
-        """The command line of a complete definition, which is changed into what runs (aliases, sizes, CPU)."""
+    def start(
+        self,
+        emulator: Emulator,
+        host: Host,
+        *,
+        incoming: str = "",
+        export: bool = False,
+        into: Command | None = None,
+    ) -> Command:
+        """The command line of a complete definition, which is changed into what runs (aliases, sizes, CPU).
+
+        ``into``: a command that is still empty, for a caller who watches how it grows.
+        """
         if emulator.classic:
             from qemushim.classic.command import command_classic
 
-            return command_classic(self.domain.node, emulator, host, incoming=incoming)
+            return command_classic(self.domain.node, emulator, host, incoming=incoming, into=into)
         emulator = namespace.changed_emulator(self.domain, emulator)
         if export:
             export_interfaces(self.domain)
         d = Define(self.domain, emulator, host, update=False, start=True, incoming=incoming)
         for step in START:
             step(d)
-        b = Build(self.domain, emulator, host, incoming=incoming, export=export)
+        command = into if into is not None else Command("")
+        b = Build(self.domain, emulator, host, command, incoming=incoming, export=export)
         b.command.binary = self.domain.node.value("devices/emulator") or ""
         prepare_devices(b)
         for group in GROUPS:

@@ -5,9 +5,10 @@ Everything is drawn from a ``random.Random``, so a number says which document it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -383,4 +384,51 @@ def text(root: Node) -> str:
     return keep(root) + "\n"
 
 
-__all__ = ["BOARDS", "Maker", "draw", "emulator_of", "load", "survey", "text"]
+def minimal(root: Node, is_same: Callable[[Node], bool], patience: float = 8) -> Node:
+    """The smallest document that ``is_same``: elements and attributes are taken away while it stays so.
+
+    ``patience``: seconds after which the smallest so far is good enough.
+    """
+    best = root.copy()
+    stop = time.monotonic() + patience
+    place = 0
+    while time.monotonic() < stop:
+        smaller = list(_smaller(best))
+        # on from where the last one was found: what could not go before can hardly go now
+        order = [*range(place, len(smaller)), *range(min(place, len(smaller)))]
+        for number in order:
+            candidate = smaller[number]()
+            if is_same(candidate):
+                best, place = candidate, number
+                break
+            if time.monotonic() > stop:
+                return best
+        else:
+            return best
+    return best
+
+
+def _smaller(root: Node) -> Iterator[Callable[[], Node]]:
+    """How to make the document without one of its elements, outer ones first, then without one of its attributes."""
+    nodes = list(root.iter())
+    parents = {id(child): number for number, node in enumerate(nodes) for child in node.children}
+
+    def without_element(number: int, parent: int) -> Node:
+        twin = root.copy()
+        every = list(twin.iter())
+        every[parent].remove(every[number])
+        return twin
+
+    def without_attribute(number: int, name: str) -> Node:
+        twin = root.copy()
+        list(twin.iter())[number].drop(name)
+        return twin
+
+    for number, node in enumerate(nodes[1:], 1):
+        yield partial(without_element, number, parents[id(node)])
+    for number, node in enumerate(nodes):
+        for name in node.attrib:
+            yield partial(without_attribute, number, name)
+
+
+__all__ = ["BOARDS", "Maker", "draw", "emulator_of", "load", "minimal", "parse", "survey", "text"]

@@ -28,7 +28,7 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qemushim.document.node import COMMENT, Node
+from qemushim.document.node import Node
 from qemushim.emulator.bundled import find
 from qemushim.emulator.model import Emulator
 from qemushim.errors import ShimError
@@ -152,47 +152,17 @@ def _deadline() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def minimal(root: Node, emulator: Emulator, outcome: Outcome, patience: float = 8) -> Node:
-    """The smallest document that gives the same finding: elements and attributes are taken away while it stays."""
+def minimal(root: Node, emulator: Emulator, outcome: Outcome) -> Node:
+    """The smallest document that gives the same finding."""
 
     def is_same(candidate: Node) -> bool:
         found = judge(documents.text(candidate), emulator)
         # words of the document are part of the detail of some kinds
-        same_detail = found.signature == outcome.signature or outcome.kind not in ("exception",)
-        return found.kind == outcome.kind and same_detail
+        return found.kind == outcome.kind and (
+            found.signature == outcome.signature or outcome.kind != "exception"
+        )
 
-    best = root.copy()
-    stop = time.monotonic() + patience
-    progress = True
-    while progress and time.monotonic() < stop:
-        progress = False
-        for smaller in _smaller(best):
-            if time.monotonic() > stop:
-                break
-            if is_same(smaller):
-                best, progress = smaller, True
-                break
-    return best
-
-
-def _smaller(root: Node) -> Iterator[Node]:
-    """The document without one of its elements, biggest first, then without one of its attributes."""
-    count = sum(1 for _ in root.iter())
-    sizes = sorted(
-        ((sum(1 for _ in node.iter()), i) for i, node in enumerate(root.iter()) if i), reverse=True
-    )
-    for _, number in sizes:
-        twin = root.copy()
-        nodes = list(twin.iter())
-        target = nodes[number]
-        next(n for n in nodes if any(c is target for c in n.children)).remove(target)
-        yield twin
-    for number in range(count):
-        node = list(root.iter())[number]
-        for name in list(node.attrib) if node.tag != COMMENT else ():
-            twin = root.copy()
-            list(twin.iter())[number].drop(name)
-            yield twin
+    return documents.minimal(root, is_same)
 
 
 class State:

@@ -54,17 +54,26 @@ _INHERITED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "HOME", "USER", "LOGNAME"
 
 
 def command_classic(
-    root: Node, emulator: Emulator, host: Host, *, incoming: str = "", snapshot: str = ""
+    root: Node,
+    emulator: Emulator,
+    host: Host,
+    *,
+    incoming: str = "",
+    snapshot: str = "",
+    into: Command | None = None,
 ) -> Command:
     """The command line of a definition (see ``define_classic``), which is left as it is.
 
-    ``incoming``: where the guest migrates in from; ``snapshot``: the snapshot that it goes on from.  Raises
-    ``ConfigError`` for what this emulator can not do.
+    ``incoming``: where the guest migrates in from; ``snapshot``: the snapshot that it goes on from; ``into``: a
+    command that is still empty, for a caller who watches how it grows.  Raises ``ConfigError`` for what this emulator
+    can not do.
     """
     b = ClassicBuild(Domain(root), emulator, host, incoming=incoming, snapshot=snapshot)
     binary = b.domain.devices.emulator or emulator.binary or host.emulators.get(emulator.arch)
     if not binary:
         raise error.internal("no emulator is given", root, "<emulator>/usr/bin/qemu</emulator>")
+    if into is not None:
+        b.command = into
     b.command.binary = binary
     b.aliases = assign_aliases(b)
     for group in GROUPS:

@@ -37,6 +37,8 @@ class Option:
     source: Node | None = None
     #: why it is there, in a sentence
     rule: str = ""
+    #: what it is made from, as the monitor takes it; ``None`` for an option that no monitor command stands for
+    properties: Properties | None = None
 
     @property
     def tokens(self) -> list[str]:

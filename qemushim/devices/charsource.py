@@ -351,10 +351,11 @@ def connect_chardev(b: Build, chardev_id: str, path: str, source: Node) -> Optio
 
 
 def _option(b: Build, backend: Backend, chardev_id: str, source: Node | None, rule: str) -> Option:
+    given: Properties = {"id": chardev_id, "backend": {"type": backend.kind, "data": backend.nested}}
     if b.emulator.flag("chardev.json"):
-        given: Properties = {"id": chardev_id, "backend": {"type": backend.kind, "data": backend.nested}}
-        return Option("-chardev", to_json(given), source, rule)
-    return Option("-chardev", key_values({"id": chardev_id, **backend.flat}, backend.kind), source, rule)
+        return Option("-chardev", to_json(given), source, rule, given)
+    text = key_values({"id": chardev_id, **backend.flat}, backend.kind)
+    return Option("-chardev", text, source, rule, given)
 
 
 def _wants_tls(source: Source, b: Build) -> bool:

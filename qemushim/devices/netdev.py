@@ -55,7 +55,7 @@ def _netdev(interface: Interface, b: Build, properties: Properties, rule: str) -
     return b.netdev({**properties, "id": f"host{interface.alias}"}, interface.node, rule)
 
 
-def _many(name: str, numbers: list[int]) -> Properties:
+def _many(name: str, numbers: list[int | str]) -> Properties:
     """``fd`` for one descriptor, ``fds`` for several."""
     if len(numbers) == 1:
         return {name: str(numbers[0])}
