@@ -20,7 +20,7 @@ from qemushim.command.option import (
 )
 from qemushim.document.node import Node
 from qemushim.emulator.model import Emulator, Machine
-from qemushim.host import Host
+from qemushim.host import NEXT, Host
 
 if TYPE_CHECKING:
     from qemushim.address.past import Past
@@ -59,6 +59,8 @@ class Define(Context):
     update: bool = True
     #: a start is being prepared: what is left open in a stored definition is decided now
     start: bool = False
+    #: the document is one of a guest that runs: what it has only while it does is kept
+    live: bool = False
     #: where the guest migrates in from, ``""`` for a fresh start
     incoming: str = ""
     #: what the guest was so far: what the document leaves out is kept
@@ -165,7 +167,7 @@ class Build(Context):
 
         What is passed to a guest that runs goes by a name instead.
         """
-        if number is None:
+        if number is None or number == NEXT:
             number = self.host.descriptors.first + len(self.command.descriptors)
         self.command.descriptors.append(Descriptor(number, kind, target, user))
         return number

@@ -75,6 +75,9 @@ def check_documents(d: Define) -> None:
 def complete_devices(d: Define) -> None:
     """Each device's own defaults, kind by kind."""
     for device in tuple(d.domain.every()):
+        if not (d.live or device.user_alias):
+            # made up when the guest starts
+            device.node.discard("alias")
         device.complete(d)
 
 
@@ -238,6 +241,11 @@ class Guest:
     def name(self) -> str:
         return self.domain.name
 
+    @property
+    def text(self) -> str | bytes:
+        """The text that this was parsed from, ``""`` where there is none."""
+        return self._text
+
     def copy(self) -> Guest:
         twin = Guest(self.domain.node.copy(), self.file, self.domain)
         twin.classic = self.classic
@@ -310,6 +318,21 @@ class Guest:
             from qemushim.classic.command import command_classic
 
             return command_classic(self.domain.node, emulator, host, incoming=incoming, into=into)
+        return self.build(emulator, host, incoming=incoming, export=export, into=into).command
+
+    def build(
+        self,
+        emulator: Emulator,
+        host: Host,
+        *,
+        incoming: str = "",
+        export: bool = False,
+        into: Command | None = None,
+    ) -> Build:
+        """What ``start`` makes its command line in: with the numbers that were given out on the way.
+
+        For a QEMU that speaks QMP alone.
+        """
         emulator = namespace.changed_emulator(self.domain, emulator)
         if export:
             export_interfaces(self.domain)
@@ -323,7 +346,7 @@ class Guest:
         for group in GROUPS:
             b.command.options.extend(group(b))
         b.command.environment = build_environment(b)
-        return b.command
+        return b
 
     # -- changes -----------------------------------------------------------------------------------------------------
 

@@ -113,6 +113,10 @@ class CpuDefinition:
     features: tuple[str, ...] = ()
 
 
+#: the next free number: for what is passed only where ``Descriptors`` says so
+NEXT = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptors:
     """The numbers under which file descriptors are passed, by what they are open on.
@@ -121,7 +125,7 @@ class Descriptors:
     """
 
     first: int = 24
-    #: ``None``: QEMU opens sockets and files itself, by their path (what a dry run shows)
+    #: ``None``: QEMU opens sockets and files itself, by their path (what a dry run shows); ``NEXT``: each is passed
     unix_listen: int | None = None
     file_source: int | None = None
     file_log: int | None = None
@@ -168,6 +172,11 @@ def assumed_secret(kind: str, reference: str) -> bytes:
 def assumed_volume(pool: str, name: str) -> Mapping[str, Any]:
     """Where a dry run takes a volume to be: an image in libvirt's usual folder."""
     return {"type": "file", "path": f"/var/lib/libvirt/images/{name}"}
+
+
+def assumed_network(name: str) -> Mapping[str, Any]:
+    """What a dry run takes a network to be: one of libvirt's own, with the address that its first one has."""
+    return {"type": "network", "address": "192.168.122.1"}
 
 
 _PC = ("pc-i440fx-*", "pc-q35-*")
@@ -326,6 +335,7 @@ class Host:
             hugepages=(Hugepages(2048, "/dev/hugepages", True), Hugepages(1048576, "/dev/hugepages1G")),
             emulators={a: f"/usr/bin/qemu-system-{names.get(a, a)}" for a in (*every, "sparc")},
             firmware=assumed_firmware(),
+            find_network=assumed_network,
             find_volume=assumed_volume,
             find_secret=assumed_secret,
         )

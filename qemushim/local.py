@@ -79,6 +79,7 @@ def local_host(nominal: Host) -> Host:
         new_uuid=lambda purpose: str(uuid.uuid4()),
         new_mac=lambda purpose: "52:54:00:" + ":".join(f"{b:02x}" for b in secrets.token_bytes(3)),
         random_iv=secrets.token_bytes(16),
+        find_network=lambda name: None,
         find_volume=lambda pool, name: None,
         find_secret=no_secret,
     )

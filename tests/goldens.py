@@ -7,6 +7,7 @@ existing  ``yes``: the guest exists, no newer defaults are taken
 incoming  where it migrates in from
 attach    devices to plug in, one after the other: names of ``golden/NAME.attach/DEVICE.xml``
 detach    devices to unplug before that, by target, MAC or alias
+host      what the host has beyond the nominal one: a name of ``HOSTS``
 show      which results are kept: ``args xml`` (default), or one of them
 ========  ================================================================================================
 
@@ -16,17 +17,32 @@ Results are ``NAME.EMULATOR.args`` (the command line as a shell takes it), ``NAM
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qemushim.command.layout import shell
 from qemushim.emulator.bundled import find
 from qemushim.errors import ShimError
 from qemushim.guest import Guest
-from qemushim.host import Host
+from qemushim.host import Host, NumaNode, QemuConf
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-KEYS = {"title", "qemu", "existing", "incoming", "attach", "detach", "show"}
+KEYS = {"title", "qemu", "existing", "incoming", "attach", "detach", "host", "show"}
+
+_GPU = {"type": "gpu", "binary": "/usr/libexec/vhost-user-gpu", "tags": [], "features": ["render-node", "virgl"]}
+_POOL = {"type": "block", "path": "/dev/sdq", "pool_type": "iscsi", "device": "iqn.2019-05.org.example:store",
+         "hosts": [{"name": "store2.example.org", "port": "3260"}]}  # fmt: skip
+#: what a case may say of its host → what that changes
+HOSTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "descriptors": {"fd_groups": {"images": ((40,), True)}},
+    "nbdkit": {"nbdkit": frozenset({"curl", "ssh"}), "config": QemuConf(storage_use_nbdkit=True)},
+    "pools": {"find_volume": lambda pool, name: _POOL},
+    "spice-tls": {"config": QemuConf(spice_tls=True)},
+    "two-nodes": {"numa": (NumaNode(0, frozenset({0, 1})), NumaNode(1, frozenset({2, 3}))), "auto_nodeset": (0,)},
+    "vhost-user-gpu": {"vhost_user": (("50-gpu.json", _GPU),)},
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class Golden:
     def results(self) -> dict[str, str]:
         """Kind of file → its content."""
         emulator = find(self.emulator, self.arch)
-        host = Host.nominal(emulator.arch)
+        host = self.host(emulator.arch)
         show = self.get("show", "args xml").split()
         try:
             guest = Guest.from_xml(self.path.read_bytes(), file=self.path.name)
@@ -68,6 +84,9 @@ class Golden:
             hint = f"hint: {refused.hint}\n" if refused.hint else ""
             return {"err": f"{refused.where}{refused.message}\n{hint}"}
         return out
+
+    def host(self, arch: str) -> Host:
+        return replace(Host.nominal(arch), **HOSTS[self.get("host")])
 
     @property
     def arch(self) -> str:

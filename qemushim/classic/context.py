@@ -75,8 +75,7 @@ class ClassicBuild(Classic):
         return first + nth
 
     def option(self, flag: str, text: str | None, source: Node | None, rule: str) -> Option:
-        """What no element asks for comes from the domain as a whole."""
-        return Option(flag, text, source or self.domain.node, rule)
+        return Option(flag, text, source, rule)
 
     def pairs(
         self, flag: str, pairs: Properties | Pairs, source: Node | None, rule: str, *, head: str = ""

@@ -18,6 +18,10 @@ SUBCOMMANDS = {
     "probe": ("probe", "say what QEMU binaries can do"),
     "capabilities": ("capabilities", "print which guests can be run, as virsh capabilities"),
     "domcapabilities": ("domcapabilities", "print what a guest can have, as virsh domcapabilities"),
+    "explain": ("explain", "say where every argument comes from, or what a line of the document does"),
+    "topology": ("topology", "show the buses of a guest: who sits where, and what is free"),
+    "slots": ("slots", "count how many more devices can be plugged, and say what to add for more"),
+    "names": ("names", "say what a Linux guest calls its network cards and disks, and what a change does to that"),
     "completion": ("completion", "print a completion script for your shell"),
 }
 

@@ -95,7 +95,8 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        return max((line.verdict for line in self.lines), default=Verdict.SAME)
+        worst = max((line.verdict for line in self.lines), default=Verdict.SAME)
+        return max(worst, Verdict.INVISIBLE if self.host else Verdict.SAME)
 
     @property
     def different(self) -> tuple[Line, ...]:

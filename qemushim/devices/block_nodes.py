@@ -38,8 +38,8 @@ def image_options(image: Image, b: Build) -> Iterator[Option]:
     if image.kind == "vhostvdpa":
         device = image.source.get("dev") or ""
         given = b.host.descriptors.vdpa_disk.get(device)
-        descriptor = b.pass_fd(given, "vhost-vdpa", device, image.storage_node)
-        yield b.add_fd(image.fd_set, descriptor, f"{image.storage_node}-vdpa", image.source)
+        passed = b.pass_fd(given, "vhost-vdpa", device, image.storage_node)
+        yield b.add_fd(image.fd_set, passed, f"{image.storage_node}-vdpa", image.source)
     for properties, rule in image_nodes(image, b):
         yield b.blockdev(properties, image.source, rule)
 

@@ -112,7 +112,7 @@ class CharDevice(Device):
     __slots__ = ()
 
     def complete(self, d: Define) -> None:
-        complete_source(self.node)
+        complete_source(self.node, live=d.live)
         self.node.ensure("target")
 
     def check(self, d: Define) -> None:
@@ -356,9 +356,9 @@ class Channel(CharDevice):
 
     def complete(self, d: Define) -> None:
         target = ChannelTarget(self.node.ensure("target"))
-        if target.type == "virtio" and self.node.get("type") == "unix":
+        if target.type == "virtio" and self.node.get("type") == "unix" and not d.live:
             self._complete_socket(target.name or "", d.host.paths)
-        complete_source(self.node)
+        complete_source(self.node, live=d.live)
 
     def _complete_socket(self, name: str, paths: Paths) -> None:
         """A path that libvirt made up is made up anew at each start; QEMU listens on it."""

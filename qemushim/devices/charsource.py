@@ -116,15 +116,18 @@ class CharSource(Item):
 # -- definition ------------------------------------------------------------------------------------
 
 
-def complete_source(node: Node) -> None:
-    """Write the type, and keep of the sources what the type has a use for."""
+def complete_source(node: Node, *, live: bool = False) -> None:
+    """Write the type, and keep of the sources what the type has a use for.
+
+    ``live``: the guest runs, so the path of a pseudoterminal is known.
+    """
     source = CharSource(node)
     kind = source.type
     node.set("type", kind)
     if kind == "dbus" and node.tag in _DBUS_NAMES and not source.source.channel:
         node.ensure("source").set("channel", _DBUS_NAMES[node.tag])
     sources = node.all("source")
-    kept = _kept(kind, sources)
+    kept = sources[-1:] if live and kind == "pty" else _kept(kind, sources)
     for element in sources:
         if not any(element is one for one in kept):
             node.remove(element)
@@ -142,7 +145,7 @@ def complete_source(node: Node) -> None:
 
 
 def _complete_element(element: Node, kind: str) -> None:
-    keep = _SOURCE_ATTRIBUTES[kind]
+    keep = _SOURCE_ATTRIBUTES.get(kind, ("path",))
     element.attrib = {name: value for name, value in element.attrib.items() if name in keep}
     element.children = [child for child in element.children if child.tag in _SOURCE_CHILDREN.get(kind, ())]
     complete_labels(element)
@@ -235,27 +238,28 @@ def _check_reconnect(source: Source, node: Node) -> None:
 
 def prepare_chardevs(b: Build) -> None:
     """Count the fd sets of files that libvirt opens, in the order in which it prepares devices."""
-    sets: dict[tuple[int, str], int] = {}
-    for node in _source_nodes(b):
+    lists = b.domain.lists
+    for tag in _WITH_SOURCES:
+        for number, device in enumerate(lists[tag]):
+            if tag != "console" or not is_mirror(b, device, number):
+                prepare_chardev(device, b)
+
+
+#: the kinds that have a character source, in the order in which they are prepared
+_WITH_SOURCES = ("smartcard", "serial", "parallel", "channel", "console", "rng", "shmem", "redirdev")
+
+
+def prepare_chardev(device: Device, b: Build) -> None:
+    """The same for one device, if it has a source at all."""
+    if device.tag not in _WITH_SOURCES:
+        return
+    sets: dict[tuple[int, str], int] = b.notes.setdefault("fd sets of character devices", {})
+    for node in device.node.all("backend") if device.tag == "rng" else (device.node,):
         source = CharSource(node)
         if node.get("type") == "file" and b.host.descriptors.file_source is not None:
             sets[id(node), "source"] = b.new_fd_set()
         if source.log_file and b.host.descriptors.file_log is not None:
             sets[id(node), "log"] = b.new_fd_set()
-    b.notes["fd sets of character devices"] = sets
-
-
-def _source_nodes(b: Build) -> Iterator[Node]:
-    lists = b.domain.lists
-    for tag in ("smartcard", "serial", "parallel", "channel", "console"):
-        for number, device in enumerate(lists[tag]):
-            if tag != "console" or not is_mirror(b, device, number):
-                yield device.node
-    for device in lists["rng"]:
-        yield from device.node.all("backend")
-    for tag in ("shmem", "redirdev"):
-        for device in lists[tag]:
-            yield device.node
 
 
 def is_mirror(b: Build, console: Device, number: int) -> bool:

@@ -184,9 +184,29 @@ class Controller(Device):
         """The ``-device``, with its place at the end."""
         yield from zpci_options(self, b)
         place = address_properties(self, b)
-        rule = f"{self.type} controller {self.number}"
+        rule = _RULES.get(self.model or "") or _RULES.get(self.type) or f"{self.type} controller {self.number}"
         yield b.device({"driver": driver, **properties, **place}, self.node, rule)
 
+
+#: model or type → what such a controller is for
+_RULES = {
+    "ccid": "a reader for smartcards",
+    "dmi-to-pci-bridge": "a bridge to conventional PCI that nothing can be plugged into while the guest runs",
+    "fdc": "the floppy disk controller of the board",
+    "ide": "a controller of two IDE channels, two drives each",
+    "pci-bridge": "a bridge to 31 more slots of conventional PCI",
+    "pci-expander-bus": "one more root bus of conventional PCI, which can belong to a NUMA node",
+    "pci-root": "one more host bridge",
+    "pcie-expander-bus": "one more PCI Express root bus, which can belong to a NUMA node",
+    "pcie-root-port": "a port of the root bus that takes one device, also while the guest runs",
+    "pcie-switch-downstream-port": "a port of a switch that takes one device, also while the guest runs",
+    "pcie-switch-upstream-port": "the upper side of a switch of PCI Express ports",
+    "pcie-to-pci-bridge": "a bridge from PCI Express to 31 slots of conventional PCI",
+    "sata": "an AHCI controller of six SATA ports",
+    "scsi": "a SCSI controller, the bus that SCSI disks sit on",
+    "usb": "a USB controller, the bus that USB devices sit on",
+    "virtio-serial": "a controller whose ports are channels and consoles",
+}
 
 # -- PCI ---------------------------------------------------------------------------------------------------
 

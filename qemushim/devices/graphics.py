@@ -78,9 +78,9 @@ class Vnc(GraphicsKind):
     audio = Unsigned("audio/@id")
 
     def complete(self, d: Define) -> None:
-        first = complete_listens(self.node)
+        first = complete_listens(self.node, live=d.live)
         if first.type == "socket":
-            if (first.socket or "").startswith(f"{d.host.paths.lib}/"):
+            if (first.socket or "").startswith(f"{d.host.paths.lib}/") and not d.live:
                 # libvirt made that socket itself, for an earlier run
                 first.node.attrib = {"type": "address"}
             else:
@@ -90,7 +90,7 @@ class Vnc(GraphicsKind):
             return
         auto = self.autoport or self.port in (0, -1)
         self.autoport = auto
-        self.port = -1 if auto else self.port or None
+        self.port = -1 if auto and not (d.live and self.port) else self.port or None
         self.websocket = self.websocket or None
 
     def check(self, d: Define) -> None:
@@ -160,9 +160,9 @@ class Rdp(GraphicsKind):
     listens = Many("listen", Listen)
 
     def complete(self, d: Define) -> None:
-        complete_listens(self.node)
+        complete_listens(self.node, live=d.live)
         auto = self.autoport or self.port == -1
-        self.port = 0 if auto else self.port or None
+        self.port = 0 if auto and not d.live else self.port or None
         for name, value in (
             ("autoport", auto),
             ("replaceUser", self.replace_user),

@@ -93,10 +93,11 @@ class Place(NamedTuple):
         return f"[{self.value}]" if ":" in self.value else self.value
 
 
-def complete_listens(node: Node) -> Listen:
+def complete_listens(node: Node, *, live: bool = False) -> Listen:
     """Bring ``listen=``, ``socket=`` and ``<listen>`` into agreement; the first one is given back.
 
-    The attributes are the older spelling of the first element.  Raises ``ConfigError`` where they disagree.
+    The attributes are the older spelling of the first element.  ``live``: the guest runs, so the address of a network
+    is known.  Raises ``ConfigError`` where they disagree.
     """
     address, socket = node.get("listen") or None, node.get("socket") or None
     listens = node.all("listen")
@@ -109,9 +110,9 @@ def complete_listens(node: Node) -> Listen:
     _agree(first, "address", "listen", address)
     _agree(first, "socket", "socket", socket)
     for child in listens:
-        _complete_listen(Listen(child), node)
+        _complete_listen(Listen(child), node, live=live)
     node.drop("listen", "socket")
-    if first.type == "address" and first.address:
+    if first.type in ("address", "network") and first.address:
         node.set("listen", first.address)
     return first
 
@@ -131,7 +132,7 @@ def _agree(first: Listen, name: str, attribute: str, given: str | None) -> None:
     first.node.set(name, given)
 
 
-def _complete_listen(listen: Listen, graphics: Node) -> None:
+def _complete_listen(listen: Listen, graphics: Node, *, live: bool) -> None:
     """Drop what the type of listening does not have; an address of a network is only known while running."""
     kind = listen.type or ""
     owner = graphics.get("type") or ""
@@ -145,8 +146,9 @@ def _complete_listen(listen: Listen, graphics: Node) -> None:
         )
     if listen.network and kind != "network":
         raise error.xml("network attribute not allowed when listen type is not network", listen.node)
+    kept = ("address", "network") if live and kind == "network" else (kind,)
     for name in ("address", "network", "socket"):
-        if name != kind or not listen.node.get(name):
+        if name not in kept or not listen.node.get(name):
             listen.node.drop(name)
 
 

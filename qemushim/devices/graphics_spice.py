@@ -72,10 +72,10 @@ class Spice(GraphicsKind):
     rendernode = Text("gl/@rendernode")
 
     def complete(self, d: Define) -> None:
-        first = complete_listens(self.node)
+        first = complete_listens(self.node, live=d.live)
         port, tls_port = self.port, self.tls_port
         auto = self.autoport or (port == -1 and tls_port == -1)
-        if auto:
+        if auto and not d.live:
             port = tls_port = 0
         if first.type == "address" and not (auto or port or tls_port):
             # no port at all: nobody listens, clients are handed in over the monitor

@@ -18,7 +18,7 @@ from qemushim.devices.placement import address_properties, rom_properties, virti
 from qemushim.devices.storage import Auth, HostAddress, Server
 from qemushim.devices.storage_check import check_auth_secret
 from qemushim.devices.storage_define import complete_auth, complete_network_name, complete_server
-from qemushim.document.fields import Choice, Field, Hex, Many, One, OnOff, Present, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Field, Hex, LiveText, Many, One, OnOff, Present, Switch, Text, Unsigned
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
 from qemushim.document.units import canonical_uuid
@@ -90,6 +90,8 @@ class HostdevSource(Item):
     initiator = Text("initiator/iqn/@name")
     auth = One("auth", Auth)
     address = One("address", HostdevAddress)
+    #: the number in the name of its block node
+    index = LiveText("@index")
 
 
 class Hostdev(Device):

@@ -322,6 +322,7 @@ class Interface(Device):
             self.target is not None
             and self.target.startswith(_GENERATED_NAMES)
             and self.target_managed is not False
+            and not d.live
         ):
             node.discard("target")
         if node.value("backend/@type") == "default":

@@ -1,6 +1,7 @@
 """Numbers that are given out before the first option is written.
 
-Block nodes count through all disks, last disk first.  Images are kept for the length of one build.
+Block nodes count through all disks, last disk first.  Images are kept for the length of one build; the numbers are
+written into the document too (``index``), which is how the nodes of a guest that runs are known later.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from qemushim.devices.block_image import (
 )
 from qemushim.devices.block_volume import resolve_source
 from qemushim.devices.bootindex import settle_boot_order
-from qemushim.devices.charsource import prepare_chardevs
+from qemushim.devices.charsource import prepare_chardev, prepare_chardevs
 from qemushim.errors import ConfigError
 
 if TYPE_CHECKING:
     from qemushim.context import Build
+    from qemushim.devices.base import Device
     from qemushim.devices.disk import Disk
     from qemushim.document.node import Node
 
@@ -28,25 +30,68 @@ if TYPE_CHECKING:
 def prepare_devices(b: Build) -> None:
     """Block nodes and the fd sets of disks, then the fd sets of character devices, in libvirt's order."""
     settle_boot_order(b)
-    nodes: dict[int, DiskNodes] = {}
-    images: dict[int, Image] = {}
-    b.notes["disk nodes"] = nodes
-    b.notes["hostdev images"] = images
     number = 0
-    disks: list[Disk] = b.domain.lists["disk"]  # type: ignore[assignment]
-    for disk in reversed(disks):
-        number = _prepare_disk(disk, nodes, number, b)
+    for disk in reversed(b.domain.lists["disk"]):
+        number = _number_nodes(disk, number, b)
     for device in b.domain.lists["hostdev"]:
-        if device.node.get("type") == "scsi":
-            number += 1
-            images[id(device.node)] = hostdev_image(device, f"libvirt-{number}-backend", b)
+        number = _number_nodes(device, number, b)
     prepare_chardevs(b)
-    for found in reversed(nodes.values()):
-        if found.image is not None and found.image.kind == "vhostvdpa":
-            found.image.fd_set = b.new_fd_set()
+    for found in reversed(_disk_nodes(b).values()):
+        _prepare_vdpa(found, b)
 
 
-def _prepare_disk(disk: Disk, nodes: dict[int, DiskNodes], number: int, b: Build) -> int:
+def prepare_device(device: Device, b: Build, number: int) -> None:
+    """The same for one device that joins a guest, with its block nodes numbered behind ``number``."""
+    _number_nodes(device, number, b)
+    prepare_chardev(device, b)
+    for found in _disk_nodes(b).values():
+        _prepare_vdpa(found, b)
+
+
+def recall_device(device: Device, b: Build) -> bool:
+    """The same for one device of a guest that runs: its block nodes have the numbers that the document tells.
+
+    False where it has nodes, but the document does not tell which.
+    """
+    index = device.node.value("source/@index") or ""
+    if not index.isdecimal() and _has_nodes(device):
+        return False
+    _number_nodes(device, int(index or 1) - 1, b)
+    prepare_chardev(device, b)
+    return True
+
+
+def _has_nodes(device: Device) -> bool:
+    node = device.node
+    if device.tag == "disk":
+        return not device.is_empty and node.get("type") != "vhostuser"  # type: ignore[attr-defined]
+    return device.tag == "hostdev" and node.get("type") == "scsi"
+
+
+def _disk_nodes(b: Build) -> dict[int, DiskNodes]:
+    found: dict[int, DiskNodes] = b.notes.setdefault("disk nodes", {})
+    return found
+
+
+def _number_nodes(device: Device, number: int, b: Build) -> int:
+    """Number the block nodes of one device behind ``number``, and give the last number back."""
+    if device.tag == "disk":
+        return _prepare_disk(device, number, b)  # type: ignore[arg-type]
+    if device.tag != "hostdev" or device.node.get("type") != "scsi":
+        return number
+    number += 1
+    images: dict[int, Image] = b.notes.setdefault("hostdev images", {})
+    images[id(device.node)] = hostdev_image(device, f"libvirt-{number}-backend", b)
+    device.node.ensure("source").set("index", number)
+    return number
+
+
+def _prepare_vdpa(found: DiskNodes, b: Build) -> None:
+    if found.image is not None and found.image.kind == "vhostvdpa":
+        found.image.fd_set = b.new_fd_set()
+
+
+def _prepare_disk(disk: Disk, number: int, b: Build) -> int:
     """Number the nodes of one disk behind ``number``, and give the last number back."""
     try:
         kind, source = resolve_source(disk, b)
@@ -57,7 +102,7 @@ def _prepare_disk(disk: Disk, nodes: dict[int, DiskNodes], number: int, b: Build
             b.domain.remove(disk)
             return number
         kind, source = "file", None
-    found = nodes[id(disk.node)] = DiskNodes(None)
+    found = _disk_nodes(b)[id(disk.node)] = DiskNodes(None)
     if kind == "vhostuser":
         return number
     image = disk_image(disk, kind, source)
@@ -71,6 +116,8 @@ def _prepare_disk(disk: Disk, nodes: dict[int, DiskNodes], number: int, b: Build
     for part in image.chain():
         number += 1
         part.name = f"libvirt-{number}"
+        # of a volume the document has another source than QEMU
+        (disk.node.ensure("source") if part is image else part.source).set("index", number)
         prepare_image(part, b)
     for _ in disk.throttle_filters:
         number += 1

@@ -39,7 +39,7 @@ class Redirdev(Device):
 
     def complete(self, d: Define) -> None:
         self.bus = self.bus
-        complete_source(self.node)
+        complete_source(self.node, live=d.live)
 
     def check(self, d: Define) -> None:
         check_source(self.node)

@@ -6,7 +6,7 @@ https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
 from __future__ import annotations
 
 from qemushim.devices.label import SourceLabel
-from qemushim.document.fields import Choice, Hex, Many, One, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Hex, LiveText, Many, One, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
 
@@ -161,6 +161,8 @@ class Source(Item):
     tls_hostname = Text("@tlsHostname")
     fdgroup = Text("@fdgroup")
     startup_policy = Choice("@startupPolicy", ("mandatory", "requisite", "optional"))
+    #: the number in the names of its block nodes
+    index = LiveText("@index")
 
     servers = Many("host", Server)
     snapshot = Text("snapshot/@name")

@@ -26,6 +26,8 @@ class Field(Generic[T]):
 
     #: what libvirt appends to its message about a wrong value
     expected = ""
+    #: known while the guest runs, and written in the document of a running guest alone
+    live = False
 
     def __init__(self, path: str, default: object = None, *, required: bool = False) -> None:
         self.path = path
@@ -140,6 +142,12 @@ class Text(Field[T]):
     ) -> None: ...
     def __init__(self, path: str, default: str | None = None, *, required: bool = False) -> None:
         super().__init__(path, default, required=required)
+
+
+class LiveText(Field["str | None"]):
+    """What a guest has while it runs; whatever a stored document says of it is passed over."""
+
+    live = True
 
 
 class Choice(Field[T]):

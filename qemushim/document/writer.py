@@ -28,20 +28,23 @@ def escape(text: str) -> str:
     return "".join(c for c in text if c >= " " or c in "\t\n\r").translate(_LIBVIRT)
 
 
-def write(node: Node, schema: Schema) -> str:
-    """The element in libvirt's style: declared values only, in declared order, two blanks a level."""
+def write(node: Node, schema: Schema, *, live: bool = False) -> str:
+    """The element in libvirt's style: declared values only, in declared order, two blanks a level.
+
+    ``live``: with what a guest has only while it runs.
+    """
     out: list[str] = []
-    _write(node, schema, "", out)
+    _write(node, schema, "", out, live)
     return "".join(out)
 
 
-def _write(node: Node, schema: Schema, indent: str, out: list[str]) -> None:
+def _write(node: Node, schema: Schema, indent: str, out: list[str], live: bool) -> None:
     head = f"{indent}<{node.tag}"
     given = node.attrib
     if given:
         for name, field in schema.attributes.items():
             raw = given.get(name)
-            if raw is not None:
+            if raw is not None and (live or not field.live):
                 value = field.canonical(raw, node)
                 if value is not None:
                     head += f" {name}='{escape(value)}'"
@@ -54,7 +57,7 @@ def _write(node: Node, schema: Schema, indent: str, out: list[str]) -> None:
     mark = len(out)
     out.append(f"{head}>\n")
     if schema.children and node.children:
-        _write_children(node, schema, indent + "  ", out)
+        _write_children(node, schema, indent + "  ", out, live)
     if len(out) == mark + 1 and not schema.opened:
         out[mark] = f"{head}/>\n"
     else:
@@ -65,11 +68,11 @@ def _blank(node: Node) -> bool:
     return not node.text.strip()
 
 
-def _write_children(node: Node, schema: Schema, indent: str, out: list[str]) -> None:
+def _write_children(node: Node, schema: Schema, indent: str, out: list[str], live: bool) -> None:
     if schema.mixed:
         for child in node.children:
             if child.tag in schema.children:
-                _write(child, schema.children[child.tag].schema(child), indent, out)
+                _write(child, schema.children[child.tag].schema(child), indent, out, live)
         return
     by_tag: dict[str, list[Node]] = {}
     for child in node.children:
@@ -80,7 +83,7 @@ def _write_children(node: Node, schema: Schema, indent: str, out: list[str]) -> 
                 out.append(indent + _verbatim(child, indent) + "\n")
                 break
             mark = len(out)
-            _write(child, kind.schema(child), indent, out)
+            _write(child, kind.schema(child), indent, out, live)
             if not kind.keep_empty and len(out) == mark + 1 and out[mark] == f"{indent}<{tag}/>\n":
                 del out[mark:]
             if not kind.many:

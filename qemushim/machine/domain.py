@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from qemushim.board import Board
 from qemushim.devices import BY_TAG, KINDS
 from qemushim.devices.base import Device
-from qemushim.document.fields import Choice, Field, Integer, Many, One, OnOff, Size, Text, Unsigned, Verbatim
+from qemushim.document.fields import Choice, Field, Integer, LiveText, Many, One, OnOff, Size, Text, Unsigned, Verbatim
 from qemushim.document.item import Item, check
 from qemushim.document.node import COMMENT, Node
 from qemushim.document.writer import write
@@ -67,6 +67,8 @@ class Domain(Item):
 
     tag = "domain"
     type = Choice("@type", VIRT_TYPES)
+    #: libvirt's number of a running guest
+    id = LiveText("@id")
     qemu_namespace = Text("@xmlns:qemu")
     name_ = Text("name")
     uuid = Text("uuid")
@@ -215,8 +217,8 @@ class Domain(Item):
         """Every declared value once.  Raises ``ConfigError`` at the first that is wrong."""
         check(self.node, self.schema)
 
-    def to_xml(self) -> str:
-        """In libvirt's writing style."""
+    def to_xml(self, *, live: bool = False) -> str:
+        """In libvirt's writing style; ``live``: with what the guest has only while it runs."""
         root = Node(self.node.tag, self.node.attrib, text=self.node.text, line=self.node.line)
         for child in self.node.children:
             if child.tag == "devices":
@@ -228,7 +230,7 @@ class Domain(Item):
                 root.children.append(ordered)
             else:
                 root.children.append(child)
-        return write(root, self.schema)
+        return write(root, self.schema, live=live)
 
 
 def require_domain(node: Node) -> None:

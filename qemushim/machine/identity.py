@@ -178,4 +178,4 @@ def identity_options(b: Build) -> Iterator[Option]:
 
 def uuid_options(b: Build) -> Iterator[Option]:
     """``-uuid``."""
-    yield b.option("-uuid", b.domain.uuid, b.domain.node.child("uuid"))
+    yield b.option("-uuid", b.domain.uuid, b.domain.node.child("uuid"), "the guest's identity, in its SMBIOS")

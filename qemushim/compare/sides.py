@@ -1,0 +1,146 @@
+"""Two sides of one guest: a document with a QEMU each, defined, built and compared."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qemushim.command.command import Command
+from qemushim.command.option import Option
+from qemushim.compare.abi import differences
+from qemushim.compare.difference import lines
+from qemushim.compare.fingerprint import Fingerprint, fingerprint
+from qemushim.compare.spelling import canonical, properties
+from qemushim.compare.verdict import Change, Comparison, Line, Verdict
+from qemushim.compare.visible import HOST_PROPERTIES
+from qemushim.emulator.model import Emulator
+from qemushim.errors import ShimError
+from qemushim.guest import Guest
+from qemushim.host import Host
+
+#: options that say what the guest sees: told part by part, not as arguments
+_GUEST_OPTIONS = frozenset(
+    "-machine -M -cpu -m -smp -numa -uuid -smbios -rtc -localtime -no-acpi -no-hpet -global -boot -watchdog "
+    "-soundhw -vga -net -usb -usbdevice -no-fd-bootchk -kernel -initrd -append -bios -pflash".split()
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A document and what is to run it.  ``update``: it is new, and takes today's defaults."""
+
+    guest: Guest
+    emulator: Emulator
+    host: Host
+    update: bool = True
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        version = ".".join(map(str, self.emulator.version))
+        return self.label or f"{self.guest.file or self.guest.name}, QEMU {version}"
+
+    def build(self) -> Built:
+        """Define it and make its command line.  Raises what ``Guest.define`` raises."""
+        defined = self.guest.define(self.emulator, self.host, update=self.update)
+        running = defined.copy()
+        try:
+            command = running.start(self.emulator, self.host)
+        except ShimError as problem:
+            problem.file = problem.file or self.guest.file
+            raise
+        return Built(defined, command, fingerprint(defined, command, running.domain))
+
+
+@dataclass(frozen=True)
+class Built:
+    """A side when it is complete."""
+
+    defined: Guest
+    command: Command
+    seen: Fingerprint
+
+
+def upgrade(
+    guest: Guest, old: tuple[Emulator, Host], new: tuple[Emulator, Host], labels: tuple[str, str] = ("", "")
+) -> Comparison:
+    """What a guest that was defined with one QEMU meets when another one runs it.
+
+    Raises ``ConfigError`` where it can't be defined with the first.
+    """
+    before = Side(guest, *old, label=labels[0])
+    built = before.build()
+    stored = Guest.from_xml(built.defined.to_xml(), guest.file)
+    return _compare(before, built, Side(stored, *new, update=False, label=labels[1]))
+
+
+def compare(old: Side, new: Side) -> Comparison:
+    """What differs between two sides.  Raises ``ConfigError`` where the old one can't be had."""
+    return _compare(old, old.build(), new)
+
+
+def _compare(old: Side, before: Built, new: Side) -> Comparison:
+    try:
+        after = new.build()
+    except ShimError as problem:
+        reason = f"{problem.where}{problem.message}"
+        refused = Change("start", None, reason, Verdict.REFUSED, " ".join(problem.hint.split("\n")))
+        return Comparison(old.title, new.title, (Line("start", (refused,), 0, problem.line),))
+    found = lines(before.seen, after.seen)
+    return Comparison(
+        old.title,
+        new.title,
+        found,
+        tuple(host_difference(before.command, after.command)),
+        tuple(_libvirt(before.defined, after.defined)),
+        tuple(_notes(new, after.defined)),
+    )
+
+
+def _libvirt(old: Guest, new: Guest) -> Iterator[str]:
+    if not old.classic and not new.classic:
+        yield from (difference.message for difference in differences(old.domain, new.domain))
+
+
+def _notes(new: Side, defined: Guest) -> Iterator[str]:
+    domain, emulator = defined.domain, new.emulator
+    version = ".".join(map(str, emulator.version))
+    machine = emulator.machine(domain.machine_type, domain.virt)
+    if machine is not None and machine.deprecated:
+        yield f"machine type {machine.name} is deprecated in QEMU {version}: a later one may not have it"
+    mode = domain.node.value("cpu/@mode")
+    if mode in ("host-passthrough", "host-model"):
+        yield f"CPU mode {mode}: what the guest gets is up to the host and its QEMU, and is not compared here"
+
+
+# -- the command line, as far as it stays on the host ----------------------------------------------------------------
+
+
+def host_difference(old: Command, new: Command) -> Iterator[str]:
+    """``- option`` and ``+ option`` for what differs whatever the spelling; what the guest sees is left out."""
+    before, after = list(_host_lines(old)), list(_host_lines(new))
+    for line in difflib.ndiff(before, after):
+        if line[:2] in ("- ", "+ "):
+            yield line
+
+
+def _host_lines(command: Command) -> Iterator[str]:
+    for name, value in command.environment.items():
+        yield f"{name}={value}"
+    yield command.binary
+    for option in command.options:
+        if option.flag == "-device":
+            yield from _device_line(option)
+        elif option.flag not in _GUEST_OPTIONS:
+            yield canonical(option)
+
+
+def _device_line(option: Option) -> Iterator[str]:
+    given = properties(option)
+    kept = [f"{key}={given[key]}" for key in sorted(given) if key.split(".")[0] in HOST_PROPERTIES and key != "id"]
+    if kept:
+        yield f"-device {given.get('id', given.get('driver', ''))}: {','.join(kept)}"
+
+
+__all__ = ["Built", "Side", "compare", "host_difference", "upgrade"]

@@ -1,0 +1,198 @@
+"""``Site``: where a connection's guests run: which QEMU, on what host, kept by which libvirt.
+
+On this machine the binary itself is asked.  Far away it can not be: there the recorded QEMU that is nearest to the
+version stands in for it, with the machine types that libvirt names.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+from qemushim.document.node import Node
+from qemushim.document.parse import parse
+from qemushim.emulator.model import Accelerator, Emulator, Machine
+from qemushim.errors import EmulatorError, error
+from qemushim.guest import Guest
+from qemushim.host import Host
+
+#: names of libvirt's drivers whose guests are defined by our rules
+OURS = frozenset({"QEMU", "TEST"})
+#: domain types that their documents may have
+TYPES = frozenset({"hvf", "kvm", "qemu", "test"})
+
+#: libvirt's version → a device that it knows only from then on, and that is there without being asked for
+_LATER: tuple[tuple[int, str, str], ...] = ((9_001_000, "watchdog", "itco"),)
+
+
+class Site:
+    """What a libvirt connection says of its host.  ``emulator`` and ``host`` override what is found out."""
+
+    def __init__(self, raw: Any, emulator: str | Emulator | None = None, host: Host | None = None) -> None:
+        self.raw = raw
+        self.kind: str = raw.getType()
+        self.uri: str = raw.getURI()
+        self._emulator = emulator
+        self._host = host
+        self._known: dict[tuple[str, str, str], Emulator] = {}
+
+    @property
+    def is_ours(self) -> bool:
+        return self.kind in OURS
+
+    @property
+    def is_test(self) -> bool:
+        return self.kind == "TEST"
+
+    @cached_property
+    def is_local(self) -> bool:
+        """The guests run on this machine."""
+        return not urlsplit(self.uri).hostname
+
+    @cached_property
+    def version(self) -> int:
+        """Of the libvirt that keeps the guests: 9.0.0 is 9,000,000."""
+        return int(self.raw.getLibVersion())
+
+    @cached_property
+    def capabilities(self) -> Node:
+        return parse(self.raw.getCapabilities())
+
+    # -- the host ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def host(self) -> Host:
+        """Its facts; of a host that is far away only what libvirt tells."""
+        if self._host is not None:
+            return self._host
+        arch = self.capabilities.value("host/cpu/arch") or "x86_64"
+        found = Host.local() if self.is_local and not self.is_test else Host.nominal(arch)
+        models = [node.value("model") or "" for node in self.capabilities.ensure("host").all("secmodel")]
+        return replace(
+            found,
+            arch=arch,
+            emulators={name: path for name, path in self._emulators()},
+            privileged=not urlsplit(self.uri).path.startswith("/session"),
+            security_model=next((model for model in models if model), "none"),
+            new_uuid=lambda purpose: str(uuid.uuid4()),
+            new_mac=lambda number: "52:54:00:" + secrets.token_bytes(3).hex(":"),
+        )
+
+    def _emulators(self) -> Iterator[tuple[str, str]]:
+        """Architecture → the binary that libvirt takes by itself."""
+        for guest in self.capabilities.all("guest"):
+            node = guest.child("arch")
+            path = node.value("emulator") if node is not None else None
+            if node is not None and path and guest.value("os_type") == "hvm":
+                yield node.get("name") or "", path
+
+    def has_type(self, virt: str, arch: str) -> bool:
+        """Whether libvirt runs guests of that domain type and architecture."""
+        return any(
+            node.get("name") == arch and virt in {domain.get("type") for domain in node.all("domain")}
+            for guest in self.capabilities.all("guest")
+            for node in guest.all("arch")
+        )
+
+    # -- the emulator --------------------------------------------------------------------------------------------
+
+    def emulator(self, guest: Guest, stored: Guest | None = None) -> Emulator:
+        """What will run a guest.  ``stored``: its definition so far.  Raises ``EmulatorError``, ``ConfigError``."""
+        arch = guest.domain.arch or (stored.domain.arch if stored is not None else "") or self.host.arch
+        virt = "qemu" if self.is_test else guest.domain.virt
+        path = guest.domain.node.value("devices/emulator") or self.host.emulators.get(arch, "")
+        key = (arch, virt, path)
+        if key not in self._known:
+            self._known[key] = self._found(arch, virt, path)
+        return self._known[key]
+
+    def _found(self, arch: str, virt: str, path: str) -> Emulator:
+        from qemushim.emulator.bundled import find
+
+        if isinstance(self._emulator, Emulator):
+            return self._emulator
+        if self._emulator is not None:
+            return find(self._emulator, arch)
+        if self.is_test:
+            found = find("latest", "x86_64" if arch == "i686" else arch)
+            return replace(found, arch=arch)
+        if self.is_local and os.access(path, os.X_OK):
+            return self._with_type(Emulator.probe(path), virt, arch)
+        return self._with_type(self._far(arch, path, virt), virt, arch)
+
+    def _with_type(self, emulator: Emulator, virt: str, arch: str) -> Emulator:
+        """KVM may be libvirt's alone: what it says of it counts, not what this process may open."""
+        if virt in ("hvf", "kvm") and emulator.accelerator(virt) is None and self.has_type(virt, arch):
+            plain = emulator.accelerators[-1]
+            cpus = tuple(replace(model, blockers=None) for model in plain.cpus)
+            fast = replace(plain, name=virt, cpus=cpus, host_cpu=None)
+            return replace(
+                emulator, accelerators=(fast, *emulator.accelerators), flags=emulator.flags | {virt}
+            )
+        return emulator
+
+    def _far(self, arch: str, path: str, virt: str) -> Emulator:
+        """The recorded QEMU that is nearest to one on another machine."""
+        from qemushim.emulator.bundled import find
+
+        number = int(self.raw.getVersion())
+        version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+        try:
+            found = find(f"~{version}", "x86_64" if arch == "i686" else arch)
+        except EmulatorError as problem:
+            raise error.unsupported(
+                f"no QEMU {version} for {arch} is known here", hint="name one: qemushim.open(uri, emulator=…)"
+            ) from problem
+        machines = list(self._machines(arch, virt))
+        accelerators = tuple(_with_machines(a, machines) for a in found.accelerators)
+        return replace(found, arch=arch, binary=path, accelerators=accelerators)
+
+    def _machines(self, arch: str, virt: str) -> Iterator[tuple[str, str]]:
+        """(name, alias) of the machine types that libvirt lists."""
+        for guest in self.capabilities.all("guest"):
+            node = guest.child("arch")
+            if node is None or node.get("name") != arch:
+                continue
+            own = next((d for d in node.all("domain") if d.get("type") == virt and d.child("machine")), node)
+            for machine in own.all("machine"):
+                canonical = machine.get("canonical")
+                yield (canonical, machine.text.strip()) if canonical else (machine.text.strip(), "")
+
+    # -- what this libvirt knows ---------------------------------------------------------------------------------
+
+    def trim(self, guest: Guest) -> None:
+        """Take out of a definition what was added by itself and this libvirt does not know."""
+        for since, tag, model in _LATER:
+            for device in tuple(guest.domain.lists[tag]) if self.version < since else ():
+                if device.node.origin < 0 and device.node.get("model") == model:
+                    guest.domain.remove(device)
+
+
+def _with_machines(accelerator: Accelerator, listed: list[tuple[str, str]]) -> Accelerator:
+    """The accelerator with the machine types that libvirt lists; the one preferred so far stays the first."""
+    if not listed or not accelerator.machines:
+        return accelerator
+    known = {machine.name: machine for machine in accelerator.machines}
+    aliases = {name: alias for name, alias in listed if alias}
+    machines = [
+        replace(_like(name, known, accelerator), name=name, alias=aliases.get(name, ""))
+        for name in dict.fromkeys(name for name, _ in listed)
+    ]
+    first = accelerator.machines[0]
+    machines.sort(key=lambda machine: machine.alias != first.alias and machine.name != first.alias)
+    return replace(accelerator, machines=tuple(machines))
+
+
+def _like(name: str, known: dict[str, Machine], accelerator: Accelerator) -> Machine:
+    """The machine type of that name, or the newest of its family."""
+    family = name.rpartition("-")[0]
+    return known.get(name) or next(
+        (machine for machine in accelerator.machines if machine.name.rpartition("-")[0] == family),
+        accelerator.machines[0],
+    )
