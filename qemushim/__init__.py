@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qemushim.command.command import Command
+    from qemushim.driver.around import open as open  # noqa: A004
+    from qemushim.driver.around import wrap
     from qemushim.emulator.model import Emulator
     from qemushim.errors import AddressError, ConfigError, DriverError, EmulatorError, MonitorError, ShimError
     from qemushim.guest import Guest
@@ -28,6 +30,8 @@ _NAMES = {
     "Host": "host",
     "MonitorError": "errors",
     "ShimError": "errors",
+    "open": "driver.around",
+    "wrap": "driver.around",
 }
 
 __all__ = [
@@ -41,6 +45,8 @@ __all__ = [
     "Host",
     "MonitorError",
     "ShimError",
+    # not open: a star import would hide the built-in one
+    "wrap",
 ]
 
 

@@ -54,6 +54,9 @@ class EmulatorError(ShimError):
 class MonitorError(ShimError):
     """A monitor said no, said something unreadable, or said nothing in time."""
 
+    #: QEMU's class of its refusal (``DeviceNotFound``, ``GenericError`` …), ``""`` where it did not come to that
+    kind = ""
+
 
 class DriverError(ShimError):
     """A running guest or a libvirt connection did not do what was asked."""

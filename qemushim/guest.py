@@ -29,7 +29,7 @@ from qemushim.document.item import Item
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
 from qemushim.emulator.model import Emulator
-from qemushim.errors import ShimError, error
+from qemushim.errors import ConfigError, ShimError, error
 from qemushim.host import Host
 from qemushim.machine import (
     boot,
@@ -231,7 +231,7 @@ class Guest:
 
         Raises ``ConfigError`` where it is no XML, no domain, or a declared value is malformed.
         """
-        with _located(file):
+        with located(file):
             guest = cls(parse(text, file), file)
             guest.domain.check_fields()
         guest._text = text
@@ -270,16 +270,27 @@ class Guest:
         the document can not be defined, ``AddressError`` where no address is left.
         """
         if emulator.classic:
-            with _located(self.file):
+            with located(self.file):
                 return self._define_classic(emulator, host)
         guest = self.copy()
-        documents = tuple(old.domain for old in past)
-        known = Past(documents) if documents else None
-        guest._complete(Define(guest.domain, emulator, host, update=update, past=known, beside=tuple(beside)))
+        guest._complete(guest._defining(emulator, host, update=update, past=past, beside=beside))
         return guest
 
+    def _defining(
+        self,
+        emulator: Emulator,
+        host: Host,
+        *,
+        update: bool,
+        past: Iterable[Guest],
+        beside: Iterable[Device],
+    ) -> Define:
+        documents = tuple(old.domain for old in past)
+        known = Past(documents) if documents else None
+        return Define(self.domain, emulator, host, update=update, past=known, beside=tuple(beside))
+
     def _complete(self, d: Define) -> None:
-        with _located(self.file):
+        with located(self.file):
             for step in (*DEFINE, *CHECK):
                 step(d)
         self._defined_for = (d.emulator, d.host)
@@ -298,7 +309,7 @@ class Guest:
             guest = self.copy()
         else:
             guest = self.define(emulator, host, update=update)
-        with _located(self.file):
+        with located(self.file):
             return guest.start(emulator, host, incoming=incoming, export=export)
 
     def start(
@@ -348,6 +359,12 @@ class Guest:
         b.command.environment = build_environment(b)
         return b
 
+    def problems(self, emulator: Emulator, host: Host, *, update: bool = True) -> list[ConfigError]:
+        """Every independent mistake at once, in the order of the lines; empty where the guest can be had."""
+        from qemushim.problems import find_problems
+
+        return find_problems(self, emulator, host, update=update)
+
     # -- changes -----------------------------------------------------------------------------------------------------
 
     def attach(self, device: str | bytes, emulator: Emulator, host: Host, *, file: str = "") -> Guest:
@@ -359,15 +376,21 @@ class Guest:
         return self.joined(device, emulator, host, file=file)[0]
 
     def joined(
-        self, device: str | bytes, emulator: Emulator, host: Host, *, file: str = "", beside: Iterable[Device] = ()
+        self,
+        device: str | bytes,
+        emulator: Emulator,
+        host: Host,
+        *,
+        file: str = "",
+        beside: Iterable[Device] = (),
     ) -> tuple[Guest, Device]:
         """What ``attach`` gives, and the device in it.  ``beside`` as for ``define``."""
         guest = self.copy()
-        with _located(file or self.file):
+        with located(file or self.file):
             new = guest.domain.adopt(parse(device, file))
         if emulator.classic:
             return guest.define(emulator, host, update=False), new
-        guest._complete(Define(guest.domain, emulator, host, update=False, beside=tuple(beside)))
+        guest._complete(guest._defining(emulator, host, update=False, past=(), beside=beside))
         return guest, new
 
     def detach(self, name: str) -> Guest:
@@ -411,7 +434,7 @@ class Guest:
 
 
 @contextmanager
-def _located(file: str) -> Iterator[None]:
+def located(file: str) -> Iterator[None]:
     """Errors raised inside say which file they speak of."""
     try:
         yield

@@ -104,7 +104,9 @@ def _user_missing() -> bool:
 def _running(words: list[str], folder: str, environment: dict[str, str]) -> Iterator[None]:
     """The daemons, from when they answer; guests that they still run at the end are ended too."""
     try:
-        subprocess.run(words, env=environment, cwd="/", timeout=PATIENCE, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            words, env=environment, cwd="/", timeout=PATIENCE, check=True, stdin=subprocess.DEVNULL
+        )
         _await(lambda: _answers(folder), f"libvirtd does not answer: {_log(folder)}")
         yield
     finally:

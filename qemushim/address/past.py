@@ -97,7 +97,7 @@ def keep_devices(d: Define) -> None:
         # other buses: no address means there what it meant here
         d.past = None
         return
-    keeper = _Keeper(d)
+    keeper = _Keeper(d.domain)
     if not d.domain.lists["controller"]:
         keeper.adopt(past.documents[0].lists["controller"])
     for document, pairs in past:
@@ -136,7 +136,7 @@ def keep_addresses(d: Define) -> None:
     past = d.past
     if past is None:
         return
-    keeper = _Keeper(d)
+    keeper = _Keeper(d.domain)
     for document, pairs in past:
         known = set(pairs.values())
         # what the guest has without being asked for was not there to be recognised before
@@ -162,8 +162,8 @@ def _may_sit(new: Device, old: Device, d: Define) -> bool:
 class _Keeper:
     """Writes old addresses into a new document, with what they stand on."""
 
-    def __init__(self, d: Define) -> None:
-        self.domain = d.domain
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
         self.taken = {place_of(device) for device in self.domain.every()}
         self.controllers = {_controller_key(device) for device in self.domain.lists["controller"]}
 
@@ -200,6 +200,11 @@ class _Keeper:
             if device.tag == "controller":
                 self.controllers.add(_controller_key(device))
             self.domain.adopt(node)
+
+
+def add_supports(domain: Domain, device: Device, document: Domain) -> None:
+    """What the address of a device of ``document`` speaks of, where a domain lacks it."""
+    _Keeper(domain).support(device, document)
 
 
 def _supports(device: Device, document: Domain) -> Iterator[Device]:
@@ -244,4 +249,4 @@ def _fresh(node: Node) -> Node:
     return copy
 
 
-__all__ = ["Past", "keep_addresses", "keep_devices", "keep_identity"]
+__all__ = ["Past", "add_supports", "keep_addresses", "keep_devices", "keep_identity"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SUBCOMMANDS = {
     "argv": ("argv", "print the QEMU command line of a domain document"),
     "define": ("define", "print the definition: defaults, controllers and addresses filled in"),
+    "check": ("check", "say everything that is wrong with domain documents, at once"),
     "emulators": ("emulators", "list the QEMU versions that come with this package"),
     "probe": ("probe", "say what QEMU binaries can do"),
     "capabilities": ("capabilities", "print which guests can be run, as virsh capabilities"),
@@ -22,6 +23,8 @@ SUBCOMMANDS = {
     "topology": ("topology", "show the buses of a guest: who sits where, and what is free"),
     "slots": ("slots", "count how many more devices can be plugged, and say what to add for more"),
     "names": ("names", "say what a Linux guest calls its network cards and disks, and what a change does to that"),
+    "compare": ("compare", "say what a guest notices of another document, QEMU or machine type"),
+    "audit": ("audit", "say which guests of a directory or a connection survive another QEMU"),
     "completion": ("completion", "print a completion script for your shell"),
 }
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qemushim.errors import ConfigError, ShimError
 
@@ -34,7 +34,10 @@ def run(name: str, module: ModuleType, words: list[str]) -> int:
         code: int = module.run(options)
         sys.stdout.flush()
     except ShimError as problem:
-        complain(problem)
+        if getattr(options, "format", "") == "json":
+            print(as_json({"problems": [problem_data(problem)]}), file=sys.stderr)
+        else:
+            complain(problem)
         return REFUSED
     except BrokenPipeError:
         # the reader went away: not our failure, and nothing more can be written (Python would complain at exit)
@@ -45,11 +48,34 @@ def run(name: str, module: ModuleType, words: list[str]) -> int:
     return code
 
 
+def complaint(problem: ShimError) -> str:
+    """``FILE:LINE: message`` and ``hint: …``.  Control characters of the document are not passed on."""
+    lines = [printable(f"{problem.where}{problem.message}")]
+    lines += [f"hint: {printable(line)}" for line in problem.hint.splitlines()]
+    return "\n".join(lines)
+
+
 def complain(problem: ShimError) -> None:
-    """``FILE:LINE: message`` and ``hint: …`` on stderr.  Control characters of the document are not passed on."""
-    print(printable(f"{problem.where}{problem.message}"), file=sys.stderr)
-    for line in problem.hint.splitlines():
-        print(f"hint: {printable(line)}", file=sys.stderr)
+    """The complaint on stderr."""
+    print(complaint(problem), file=sys.stderr)
+
+
+def problem_data(problem: ShimError) -> dict[str, Any]:
+    """An error as data: ``file``, ``line`` (0: not known), ``element`` (its tag), ``message``, ``hint``."""
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "element": problem.element.tag if problem.element is not None else "",
+        "message": problem.message,
+        "hint": problem.hint,
+    }
+
+
+def as_json(data: object) -> str:
+    """Data as text, which plays no tricks on a terminal either: all but ASCII is escaped."""
+    import json
+
+    return json.dumps(data, indent=2)
 
 
 def printable(text: str) -> str:
@@ -111,10 +137,9 @@ def host_for(options: argparse.Namespace, emulator: Emulator) -> Host:
     return Host.nominal(options.arch or emulator.arch)
 
 
-def read_document(path: str) -> Guest:
-    """The guest of a file (``-``: standard input).  Raises ``ConfigError`` where it can not be read or is none."""
+def read_bytes(path: str) -> tuple[str, bytes]:
+    """What errors call a file (``-``: standard input), and what is in it.  Raises ``ConfigError``."""
     from qemushim.document.parse import MAX_BYTES
-    from qemushim.guest import Guest
 
     name = STDIN if path == "-" else path
     try:
@@ -132,6 +157,14 @@ def read_document(path: str) -> Guest:
             file=name,
             hint="a domain document has a few KiB; is this the right file?",
         )
+    return name, data
+
+
+def read_document(path: str) -> Guest:
+    """The guest of a file (``-``: standard input).  Raises ``ConfigError`` where it can not be read or is none."""
+    from qemushim.guest import Guest
+
+    name, data = read_bytes(path)
     return Guest.from_xml(data, file=name)
 
 

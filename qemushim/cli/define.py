@@ -11,6 +11,7 @@ from qemushim.cli.common import (
     add_document,
     add_emulator,
     add_host,
+    as_json,
     emulator_for,
     host_for,
     read_document,
@@ -33,10 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="libvirt: its order and layout (default); keep: your layout, comments and order, only added to",
     )
 
+    parser.add_argument(
+        "--format",
+        choices=("xml", "json"),
+        default="xml",
+        help='xml: the document (default); json: {"xml": document}, and an error as data',
+    )
+
 
 def run(options: argparse.Namespace) -> int:
     guest = read_document(options.file)
     emulator = emulator_for(guest, options)
     defined = guest.define(emulator, host_for(options, emulator), update=not options.existing)
-    sys.stdout.write(defined.to_xml(options.style))
+    text = defined.to_xml(options.style)
+    sys.stdout.write(as_json({"xml": text}) + "\n" if options.format == "json" else text)
     return 0

@@ -12,6 +12,7 @@ from qemushim.command.option import Option
 class Descriptor:
     """A file descriptor that the process inherits: its number on the command line and what it must be open on."""
 
+    #: -1 where it goes by a name
     number: int
     #: ``listen`` (a UNIX socket), ``file``, ``tap``, ``vhost-net``, ``vhost-vdpa``, ``vsock``, ``tpm``, …
     kind: str
@@ -19,6 +20,8 @@ class Descriptor:
     target: str = ""
     #: the device that uses it (its alias)
     user: str = ""
+    #: what the monitor calls it, where it is passed to a QEMU that runs
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

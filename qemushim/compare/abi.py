@@ -287,7 +287,9 @@ def place(device: Device) -> str:
         "pci": lambda: str(address.pci),
         "drive": lambda: f"drive {':'.join(map(str, address.drive))}",
         "usb": lambda: f"usb {address.drive_bus}:{address.usb_port or ''}",
-        "virtio-serial": lambda: f"virtio-serial {address.controller}:{address.drive_bus}:{address.serial_port}",
+        "virtio-serial": lambda: (
+            f"virtio-serial {address.controller}:{address.drive_bus}:{address.serial_port}"
+        ),
         "ccid": lambda: f"ccid {address.controller}:{address.ccid_slot}",
         "ccw": lambda: f"ccw {address.cssid or 0:x}.{address.ssid or 0:x}.{address.devno or 0:04x}",
         "dimm": lambda: f"dimm {address.dimm_slot}",

@@ -70,16 +70,15 @@ def _summary(part: Part) -> str:
 
 def _facts(old: Part, new: Part) -> Iterator[Change]:
     names = sorted({*old.facts, *new.facts}, key=lambda name: (name.startswith(_REPEATS), name))
-    told = False
+    # a device that comes with the board on one side has no such facts there
+    told = ("driver" in old.facts) != ("driver" in new.facts)
     for name in names:
         was, now = old.facts.get(name), new.facts.get(name)
         if was == now or (name.startswith(_REPEATS) and told):
             continue
         # the place says nothing of what the device is
         told = told or name != "address"
-        yield Change(name, was, now, Verdict.VISIBLE, _meaning(new.kind, name, was, now))
-    if old.kind == "interface" and old.name != new.name and not told:
-        yield Change("mac/@address", old.name, new.name, Verdict.VISIBLE, consequence("interface", "mac"))
+        yield Change(name, was, now, Verdict.VISIBLE, _meaning(new, name, was, now))
 
 
 def _hidden(old: Part, new: Part) -> Iterator[Change]:
@@ -89,11 +88,17 @@ def _hidden(old: Part, new: Part) -> Iterator[Change]:
             yield Change(name, was, now, Verdict.INVISIBLE)
 
 
-def _meaning(kind: str, name: str, was: str | None, now: str | None) -> str:
-    text = consequence(kind, name)
-    if (kind, name) == ("machine", "type"):
+def _meaning(part: Part, name: str, was: str | None, now: str | None) -> str:
+    text = consequence(part.kind, name, part.name)
+    if (part.kind, name) == ("machine", "type"):
         return "; ".join([text, *machine_notes(was or "", now or "")])
     return text
+
+
+def machine_version(name: str) -> str:
+    """``7.2`` of ``pc-q35-7.2``; ``""`` of an alias, and of machine types that are counted otherwise."""
+    found = _VERSIONED.fullmatch(name)
+    return f"{found[2]}.{found[3]}" if found else ""
 
 
 def machine_notes(old: str, new: str) -> list[str]:
@@ -103,8 +108,10 @@ def machine_notes(old: str, new: str) -> list[str]:
         return []
     ages = sorted((int(found[2]), int(found[3])) for found in (before, after))
     return [
-        note for family, version, note in MACHINE_NOTES if new.startswith(family) and ages[0] < version <= ages[1]
+        note
+        for family, version, note in MACHINE_NOTES
+        if new.startswith(family) and ages[0] < version <= ages[1]
     ]
 
 
-__all__ = ["lines", "machine_notes"]
+__all__ = ["lines", "machine_notes", "machine_version"]

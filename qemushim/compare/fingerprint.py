@@ -17,6 +17,7 @@ from qemushim.compare.visible import (
     DEFAULTS,
     DEVICES,
     ELEMENTS,
+    HOST_CPUS,
     HOST_KINDS,
     HOST_PROPERTIES,
     HOST_SIDE,
@@ -80,7 +81,9 @@ class Fingerprint:
         blocks = []
         for part in self.parts:
             if part.facts or (part.kind in DEVICES and part.kind not in HOST_KINDS):
-                facts = [f"{fact} = {_one_line(value)}".rstrip() for fact, value in sorted(part.facts.items())]
+                facts = [
+                    f"{fact} = {_one_line(value)}".rstrip() for fact, value in sorted(part.facts.items())
+                ]
                 blocks.append("\n".join([f"[{_one_line(part.title)}]", *facts]))
         return "\n\n".join(blocks) + "\n"
 
@@ -124,18 +127,26 @@ def fingerprint(defined: Guest, command: Command | None = None, running: Domain 
     ``command`` with ``running``, the domain that it was built of, tells more: CPU features and device properties.
     """
     found = Fingerprint()
+    # as it would be stored, so that no spelling of a value counts
+    stored = defined.domain if defined.classic else Guest.from_xml(defined.to_xml()).domain
     _machine(found, defined.domain)
-    _elements(found, defined.domain.node)
-    devices = [device for kind in defined.domain.lists.values() for device in kind]
+    _elements(found, stored.node, defined.domain.node)
+    devices = _devices(stored)
     names = _names(devices)
-    for device in devices:
-        place = defined.predicted.get(device)
-        found.parts.append(_device(device, names[device], str(place) if place is not None else ""))
+    for device, origin in zip(devices, _devices(defined.domain), strict=True):
+        predicted = defined.predicted.get(origin)
+        part = _device(device, names[device], str(predicted) if predicted is not None else "")
+        part.line = origin.node.line
+        found.parts.append(part)
     if command is not None:
         _cpu(found, command)
         if running is not None and not defined.classic:
             _properties(found, running, command)
     return found
+
+
+def _devices(domain: Domain) -> list[Device]:
+    return [device for kind in domain.lists.values() for device in kind]
 
 
 def _machine(found: Fingerprint, domain: Domain) -> None:
@@ -149,13 +160,16 @@ def _machine(found: Fingerprint, domain: Domain) -> None:
             part.facts[fact] = value
 
 
-def _elements(found: Fingerprint, root: Node) -> None:
+def _elements(found: Fingerprint, root: Node, origin: Node) -> None:
+    for element in origin.children:
+        if element.tag in ELEMENTS:
+            part = found.part(ELEMENTS[element.tag][0])
+            part.line = part.line or element.line
     for element in root.children:
         kind, seen = ELEMENTS.get(element.tag, ("host", False))
         if element.tag in (COMMENT, "devices"):
             continue
         part = found.part(kind)
-        part.line = part.line or element.line
         for path, value in flatten(element, element.tag):
             if path in MACHINE:
                 continue
@@ -164,7 +178,7 @@ def _elements(found: Fingerprint, root: Node) -> None:
 
 
 def _device(device: Device, name: str, predicted: str) -> Part:
-    part = Part(device.tag, name, line=device.node.line)
+    part = Part(device.tag, name)
     visible = DEVICES[device.tag]
     for path, value in flatten(device.node, ""):
         if path.split("/")[0] in ("address", "alias"):
@@ -250,16 +264,19 @@ def _cpu(found: Fingerprint, command: Command) -> None:
     option = next((option for option in command.options if option.flag == "-cpu"), None)
     if option is None:
         return
+    cpu = found.part("cpu")
+    if cpu.facts.get("mode") in HOST_CPUS:
+        return  # whatever the host of the recording had
     given = cpu_properties(option)
     given.pop("migratable", None)
     model = given.pop("model", "")
     features = [name if value == "on" else f"{name}={value}" for name, value in sorted(given.items())]
-    found.part("cpu").facts["given to QEMU"] = " ".join([model, *features])
+    cpu.facts["given to QEMU"] = " ".join([model, *features])
 
 
 def _properties(found: Fingerprint, running: Domain, command: Command) -> None:
     """The properties of each ``-device``, at the part of the element that it was made of."""
-    devices = [device for kind in running.lists.values() for device in kind]
+    devices = _devices(running)
     names = _names(devices)
     owner: dict[int, Part] = {}
     by_title = {(part.kind, part.name): part for part in found.parts}

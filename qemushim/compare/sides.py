@@ -13,7 +13,7 @@ from qemushim.compare.difference import lines
 from qemushim.compare.fingerprint import Fingerprint, fingerprint
 from qemushim.compare.spelling import canonical, properties
 from qemushim.compare.verdict import Change, Comparison, Line, Verdict
-from qemushim.compare.visible import HOST_PROPERTIES
+from qemushim.compare.visible import HOST_CPUS, HOST_PROPERTIES
 from qemushim.emulator.model import Emulator
 from qemushim.errors import ShimError
 from qemushim.guest import Guest
@@ -71,8 +71,7 @@ def upgrade(
     """
     before = Side(guest, *old, label=labels[0])
     built = before.build()
-    stored = Guest.from_xml(built.defined.to_xml(), guest.file)
-    return _compare(before, built, Side(stored, *new, update=False, label=labels[1]))
+    return _compare(before, built, Side(built.defined, *new, update=False, label=labels[1]))
 
 
 def compare(old: Side, new: Side) -> Comparison:
@@ -93,8 +92,8 @@ def _compare(old: Side, before: Built, new: Side) -> Comparison:
         new.title,
         found,
         tuple(host_difference(before.command, after.command)),
-        tuple(_libvirt(before.defined, after.defined)),
-        tuple(_notes(new, after.defined)),
+        tuple(dict.fromkeys(_libvirt(before.defined, after.defined))),
+        tuple(_notes(old, new, after.defined)),
     )
 
 
@@ -103,14 +102,14 @@ def _libvirt(old: Guest, new: Guest) -> Iterator[str]:
         yield from (difference.message for difference in differences(old.domain, new.domain))
 
 
-def _notes(new: Side, defined: Guest) -> Iterator[str]:
+def _notes(old: Side, new: Side, defined: Guest) -> Iterator[str]:
     domain, emulator = defined.domain, new.emulator
     version = ".".join(map(str, emulator.version))
     machine = emulator.machine(domain.machine_type, domain.virt)
     if machine is not None and machine.deprecated:
         yield f"machine type {machine.name} is deprecated in QEMU {version}: a later one may not have it"
     mode = domain.node.value("cpu/@mode")
-    if mode in ("host-passthrough", "host-model"):
+    if mode in HOST_CPUS and old.emulator is not emulator:
         yield f"CPU mode {mode}: what the guest gets is up to the host and its QEMU, and is not compared here"
 
 
@@ -138,7 +137,9 @@ def _host_lines(command: Command) -> Iterator[str]:
 
 def _device_line(option: Option) -> Iterator[str]:
     given = properties(option)
-    kept = [f"{key}={given[key]}" for key in sorted(given) if key.split(".")[0] in HOST_PROPERTIES and key != "id"]
+    kept = [
+        f"{key}={given[key]}" for key in sorted(given) if key.split(".")[0] in HOST_PROPERTIES and key != "id"
+    ]
     if kept:
         yield f"-device {given.get('id', given.get('driver', ''))}: {','.join(kept)}"
 

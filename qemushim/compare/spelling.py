@@ -62,7 +62,7 @@ def _pairs(text: str, head: str) -> dict[str, str]:
     for number, word in enumerate(_split(text)):
         key, equals, value = word.partition("=")
         if not equals:
-            key, value = (head, word) if number == 0 and head else (word, "on")
+            key, value = (head, word) if number == 0 else (word, "on")
         while key in found:  # repeated keys (``cpus=0,cpus=2``) all count
             key += "+"
         found[key] = value

@@ -82,9 +82,17 @@ HOST_SIDE = (
     *("cpu/@check", "cpu/@match", "cpu/model/@fallback", "cpu/@migratable", "cpu/numa/cell/@memAccess"),
     *("cpu/numa/cell/@discard", "vcpu/@placement", "vcpu/@cpuset", "memory/@dumpCore", "features/tcg"),
     *("features/async-teardown", "features/msrs", "memory/@unit", "maxMemory/@unit", "os/loader/@readonly"),
-    *("os/nvram/@template", "os/firmware", "os/loader/@format", "os/nvram/@format", "os/nvram/@templateFormat"),
+    *(
+        "os/nvram/@template",
+        "os/firmware",
+        "os/loader/@format",
+        "os/nvram/@format",
+        "os/nvram/@templateFormat",
+    ),
     "features/kvm/dirty-ring",
 )
+#: modes of the CPU that make of it what the host has
+HOST_CPUS = ("host-model", "host-passthrough", "maximum")
 #: of the element ``os``, what is part of the machine rather than of the firmware
 MACHINE = {"os/type/@machine": "type", "os/type/@arch": "architecture", "os/type": "OS type"}
 
@@ -107,7 +115,9 @@ _BOOT_DRIVER = (
     "another driver is needed before the disk can be read: a Linux initramfs must hold it, "
     "Windows stops with INACCESSIBLE_BOOT_DEVICE"
 )
-_CARD = "the guest takes it for another card: settings, DHCP leases and licences bound to the old one are lost"
+_CARD = (
+    "the guest takes it for another card: settings, DHCP leases and licences bound to the old one are lost"
+)
 
 #: (kind or part, fact) → consequence; ``""`` for any kind or any fact
 CONSEQUENCES: dict[tuple[str, str], str] = {
@@ -120,7 +130,11 @@ CONSEQUENCES: dict[tuple[str, str], str] = {
     ("channel", "target/@name"): "programs in the guest look for the port by its name (/dev/virtio-ports)",
     ("clock", ""): "the guest's clock runs or starts differently",
     ("clock", "offset"): "the guest's clock jumps at the next boot (Windows wants localtime, others utc)",
-    ("controller", "@model"): _BOOT_DRIVER,
+    ("controller", "@model"): _DRIVER,
+    ("controller ide", "@model"): _BOOT_DRIVER,
+    ("controller pci", "@model"): "a bus of another kind: what sits on it is found in another place",
+    ("controller sata", "@model"): _BOOT_DRIVER,
+    ("controller scsi", "@model"): _BOOT_DRIVER,
     ("controller", "address"): "everything behind the controller moves with it",
     ("controller", "presence"): "a bus comes or goes, with what can be plugged there",
     ("cpu", ""): "features of the CPU come or go: software built for them fails, licences may notice",
@@ -135,12 +149,21 @@ CONSEQUENCES: dict[tuple[str, str], str] = {
     ("features", "acpi"): "no power button, no hotplug, no modern interrupt routing without ACPI",
     ("firmware", ""): "another firmware: what it has stored and how it boots may change",
     ("firmware", "boot"): "the firmware tries boot devices in another order",
-    ("firmware", "loader"): "unless both files hold the same firmware; BIOS and UEFI do not boot each other's disks",
+    (
+        "firmware",
+        "loader",
+    ): "unless both files hold the same firmware; BIOS and UEFI do not boot each other's disks",
     ("firmware", "nvram"): "boot entries and enrolled keys live in that file",
     ("hostdev", "address"): "the guest finds the card in another place and names it anew",
     ("identity", "genid"): "Windows takes it for a copy: domain controllers and databases react",
-    ("identity", "uuid"): "activation and licences bound to the system UUID, cloud-init takes it for a new instance",
-    ("interface", "address"): "names of network cards are made of the slot (enp1s0, ens3): another slot, another name, "
+    (
+        "identity",
+        "uuid",
+    ): "activation and licences bound to the system UUID, cloud-init takes it for a new instance",
+    (
+        "interface",
+        "address",
+    ): "names of network cards are made of the slot (enp1s0, ens3): another slot, another name, "
     "and its configuration no longer applies",
     ("interface", "mac"): _CARD,
     ("interface", "model"): _DRIVER + "; " + _CARD,
@@ -168,12 +191,13 @@ CONSEQUENCES: dict[tuple[str, str], str] = {
 }
 
 
-def consequence(kind: str, fact: str) -> str:
-    """The most exact sentence that there is for a fact of a kind."""
+def consequence(kind: str, fact: str, name: str = "") -> str:
+    """The most exact sentence that there is for a fact of a kind; ``name``: of the device (``scsi 0``)."""
     head = fact.split(" ")[0].split("[")[0]
     steps = head.split("/")
     names = [fact, *("/".join(steps[:n]) for n in range(len(steps), 0, -1))]
-    for key in ((owner, name) for owner in (kind, "") for name in names):
+    owners = (f"{kind} {name.split(' ')[0]}", kind, "")
+    for key in ((owner, step) for owner in owners for step in names):
         if key in CONSEQUENCES:
             return CONSEQUENCES[key]
     if (kind, "") in CONSEQUENCES:
@@ -184,7 +208,11 @@ def consequence(kind: str, fact: str) -> str:
 #: (family of machine types, version, what came with it)
 MACHINE_NOTES = (
     ("pc", (2, 7), "since 2.7 virtio devices speak virtio 1.0 in conventional slots too"),
-    ("pc", (5, 2), "since 5.2 virtio disks and SCSI controllers have a queue for each vCPU where none are asked for"),
+    (
+        "pc",
+        (5, 2),
+        "since 5.2 virtio disks and SCSI controllers have a queue for each vCPU where none are asked for",
+    ),
     (
         "pc-q35",
         (6, 1),

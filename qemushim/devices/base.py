@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.address import Address
-from qemushim.document.fields import One, OnOff, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Field, One, OnOff, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
 from qemushim.errors import ConfigError, error
@@ -44,6 +44,20 @@ class Loadparm(Text[str | None]):
         return error.internal(
             f"invalid loadparm value '{text}', expecting chars in set of [a-zA-Z0-9.] and blank spaces", place
         )
+
+
+class Sgio(Choice["str | None"]):
+    """Whether SCSI commands are filtered: kernels have long filtered them for everybody but root."""
+
+    def __init__(self, path: str) -> None:
+        Field.__init__(self, path)
+        self.values = ("filtered",)
+        self.allowed = frozenset(self.values)
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        if raw == "unfiltered":
+            return error.unsupported("unfiltered sgio is no longer supported", place, "drop sgio=")
+        return super().wrong(raw, place)
 
 
 class Device(Item):

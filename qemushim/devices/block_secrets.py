@@ -120,12 +120,29 @@ def _tls_options(image: Image, b: Build) -> Iterator[Option]:
 def managed_pr_options(b: Build) -> Iterator[Option]:
     """``pr-helper0``, where any disk or SCSI device of the host has its reservations managed."""
     for disk in b.domain.lists["disk"]:
-        holder: Node | None = disk.node
-        while holder is not None:
-            reservations = holder.find("source/reservations")
-            if reservations is not None and reservations.get("managed") == "yes":
-                path = f"{b.domain_dir}/{MANAGED_HELPER}.sock"
-                properties = {"qom-type": "pr-manager-helper", "id": MANAGED_HELPER, "path": path}
-                yield b.object(properties, reservations, "persistent reservations, managed by libvirt")
-                return
-            holder = holder.child("backingStore")
+        reservations = managed_reservations(disk.node)
+        if reservations is not None:
+            yield managed_pr_option(reservations, b)
+            return
+
+
+def managed_reservations(disk: Node) -> Node | None:
+    """The ``<reservations>`` of a disk or an image below that libvirt manages."""
+    holder: Node | None = disk
+    while holder is not None:
+        reservations = holder.find("source/reservations")
+        if reservations is not None and reservations.get("managed") == "yes":
+            return reservations
+        holder = holder.child("backingStore")
+    return None
+
+
+def managed_pr_option(reservations: Node, b: Build) -> Option:
+    """``pr-helper0``."""
+    properties = {"qom-type": "pr-manager-helper", "id": MANAGED_HELPER, "path": managed_socket(b)}
+    return b.object(properties, reservations, "persistent reservations, managed by libvirt")
+
+
+def managed_socket(b: Build) -> str:
+    """Where the helper of managed reservations listens."""
+    return f"{b.domain_dir}/{MANAGED_HELPER}.sock"

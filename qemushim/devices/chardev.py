@@ -417,7 +417,7 @@ def _check_forward(target: ChannelTarget) -> None:
     if version != 4:
         raise error.unsupported("guestfwd channel only supports IPv4 addresses", target.node)
     if target.port is None:
-        raise error.xml("guestfwd channel does not define a target port", target.node)
+        raise error.xml("Missing required attribute 'port' in element 'target'", target.node, "port='4600'")
 
 
 def is_generated_path(path: str, name: str, paths: Paths) -> bool:

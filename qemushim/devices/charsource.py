@@ -184,10 +184,6 @@ def check_source(node: Node, *, path_optional: bool = False) -> None:
         connect = source.end("connect")
         if connect is None or not connect.service:
             raise _missing("service", node)
-    elif kind == "nmdm":
-        raise error.unsupported(
-            "unsupported chardev 'nmdm'", node, "QEMU has no null modems; use 'pty' or 'unix'"
-        )
     elif not (kind == "unix" and path_optional):
         for attribute in _REQUIRED.get(kind, ()):
             if not source.source.node.get(attribute):
@@ -207,6 +203,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "dbus": ("channel",),
     "dev": ("path",),
     "file": ("path",),
+    "nmdm": ("master", "slave"),
     "pipe": ("path",),
     "spiceport": ("channel",),
     "tcp": ("host", "service"),
@@ -298,6 +295,9 @@ def chardev_options(device: Device, node: Node, b: Build, chardev_id: str) -> It
     """
     source = CharSource(node)
     kind = source.type
+    if kind == "nmdm":
+        hint = "QEMU has no null modems; use 'pty' or 'unix'"
+        raise error.unsupported("unsupported chardev 'nmdm'", node, hint)
     tls = None
     if kind == "tcp" and _wants_tls(source.source, b):
         tls = f"obj{chardev_id}_tls0"

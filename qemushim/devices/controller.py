@@ -79,7 +79,7 @@ class _Model(Choice["str | None"]):
     """A model of one type of controller."""
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
-        return error.xml(f"Unknown model type '{raw}'", place, self.advice())
+        return error.unsupported(f"Unknown model type '{raw}'", place, self.advice())
 
 
 class _Driver(Item):

@@ -135,6 +135,11 @@ def check_controller(c: Controller, d: Define) -> None:
         make(c, d)
 
 
+def _check_xenbus(c: Controller, d: Define) -> None:
+    if d.board.has_pci:
+        raise error.internal("Cannot automatically add a new PCI bus for a device with connect flags 00", c.node)
+
+
 def _check_ide(c: Controller, d: Define) -> None:
     if not d.board.has_builtin_ide:
         raise error.unsupported(
@@ -203,7 +208,7 @@ def _check_iothreads(c: Controller, d: Define, threads: list[int]) -> None:
     for thread in threads:
         if thread not in known:
             raise error.unsupported(
-                f"controller iothread '{thread}' not defined in iothreadid", c.node, "raise <iothreads>"
+                f"iothread '{thread}' not defined in iothreadid", c.node, "raise <iothreads>"
             )
 
 
@@ -265,4 +270,5 @@ _CHECK: dict[str, Callable[[Controller, Define], None]] = {
     "pci": _check_pci,
     "sata": _check_sata,
     "scsi": _check_scsi,
+    "xenbus": _check_xenbus,
 }

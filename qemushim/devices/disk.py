@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
 from qemushim.devices.address import DriveAddress, disk_index
-from qemushim.devices.base import Device
+from qemushim.devices.base import Device, Sgio
 from qemushim.devices.block_image import PLACES, Settings, image_of
 from qemushim.devices.block_limits import Limits
 from qemushim.devices.disk_check import check_disk
@@ -118,7 +118,7 @@ class Disk(Device):
     device = Choice("@device", ("disk", "cdrom", "floppy", "lun"), "disk")
     model = Choice("@model", ("virtio", "virtio-transitional", "virtio-non-transitional"))
     rawio = Switch("@rawio")
-    sgio = Choice("@sgio", ("filtered", "unfiltered"))
+    sgio = Sgio("@sgio")
     snapshot = Choice("@snapshot", ("no", "internal", "external", "manual"))
     driver = One("driver", DiskDriver)
     auth = One("auth", Auth)

@@ -129,7 +129,7 @@ def _limits(disk: Disk, d: Define) -> None:
     for throttle in disk.throttle_filters:
         if throttle.group not in groups:
             raise error.xml(
-                f"throttle group '{throttle.group}' does not exist",
+                f"throttle group '{throttle.group}' not found",
                 throttle.node,
                 "define it in <throttlegroups>",
             )
@@ -186,9 +186,9 @@ def _target(disk: Disk, d: Define) -> None:
     if disk.rotation_rate and disk.bus not in ("scsi", "ide", "sata"):
         raise error.xml(f"rotation rate is not supported for {disk.bus} disks", node)
     if disk.device == "floppy" and disk.bus != "fdc":
-        raise error.xml(f"Invalid bus type '{disk.bus}' for floppy disk", node, "bus='fdc'")
+        raise error.internal(f"Invalid bus type '{disk.bus}' for floppy disk", node, "bus='fdc'")
     if disk.device != "floppy" and disk.bus == "fdc":
-        raise error.xml(f"Invalid bus type '{disk.bus}' for disk", node, "device='floppy'")
+        raise error.internal(f"Invalid bus type '{disk.bus}' for disk", node, "device='floppy'")
 
 
 def _printable(disk: Disk, d: Define) -> None:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from qemushim.machine.domain import Domain
 
 #: what is left of an interface
-_KEPT = ("mac", "model", "boot", "alias", "rom", "address")
+_KEPT = ("mac", "model")
 
 
 def export_interfaces(domain: Domain) -> None:
-    """Turn every interface into a tap device that keeps its card, its address and its place in the boot order."""
+    """Turn every interface into a tap device that keeps its card and its MAC, and is given a place anew."""
     for interface in domain.lists["interface"]:
         if interface.node.get("type") != "hostdev":
             interface.node.attrib = {"type": "ethernet"}

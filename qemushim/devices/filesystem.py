@@ -95,7 +95,7 @@ class Filesystem(Device):
         node.attrib.setdefault("type", "mount")
         source, target = node.child("source"), node.child("target")
         if source is None or not source.attrib:
-            raise error.xml("missing filesystem source information", node, "<source dir='/path'/>")
+            raise error.plain("missing source information for device", node, "<source dir='/path'/>")
         if target is None or not target.get("dir"):
             raise error.plain(f"missing target information for device {self.source_dir or ''}".rstrip(), node)
         if self.type == "mount":

@@ -264,7 +264,7 @@ class Graphics(Device):
 
     def check(self, d: Define) -> None:
         if not _is_known(self.type or "", d):
-            raise error.unsupported(f"unsupported graphics type '{self.type}'", self.node)
+            raise error.unsupported(f"{self.type} graphics are not supported with this QEMU", self.node)
         if self.type not in _HEADLESS_PARTNERS or has_gl(self.node):
             self._check_headless(d)
         self.own.check(d)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from qemushim.command.option import Option, Value
-from qemushim.devices.base import Device
+from qemushim.devices.base import Device, Sgio
 from qemushim.devices.block_image import Image
 from qemushim.devices.block_nodes import image_options
 from qemushim.devices.bootindex import boot_index, boot_loadparm
@@ -45,7 +45,6 @@ class HostdevAddress(HostAddress):
 
     bus_number = Unsigned("@bus", 0)
     device = Unsigned("@device", 0)
-    port = Text("@port")
     target = Unsigned("@target", 0)
     unit = Unsigned("@unit", 0)
     uuid = Text("@uuid")
@@ -55,7 +54,6 @@ class HostdevAddress(HostAddress):
         "uuid": ("uuid",),
         "unit": ("bus_number", "target", "unit"),
         "device": ("bus_number", "device"),
-        "port": ("bus_number", "port"),
         "slot": ("domain", "bus", "slot", "function"),
     }
     _schemas: ClassVar[dict[str, Schema]] = {}
@@ -101,7 +99,7 @@ class Hostdev(Device):
     mode = Choice("@mode", (SUBSYSTEM, "capabilities"), SUBSYSTEM)
     type = Choice("@type", (*TYPES, "storage", "misc", "net"), "")
     managed = Switch("@managed", False)
-    sgio = Choice("@sgio", ("filtered", "unfiltered"))
+    sgio = Sgio("@sgio")
     rawio = Switch("@rawio")
     model = Choice("@model", MODELS)
     display = OnOff("@display")
@@ -196,10 +194,9 @@ def _complete_usb(device: Hostdev, source: Node) -> None:
         raise error.xml("vendor or address is required for usb hostdev", source)
     if address is None:
         return
-    if address.get("bus") is None:
-        raise error.xml("usb address needs bus id", address)
-    if address.get("device") is None and address.get("port") is None:
-        raise error.xml("usb address needs device id", address)
+    for name in ("bus", "device"):
+        if address.get(name) is None:
+            raise error.xml(f"Missing required attribute '{name}' in element 'address'", address)
 
 
 def _complete_scsi(device: Hostdev, source: Node) -> None:
@@ -355,7 +352,7 @@ def _identity(device: Hostdev) -> tuple[object, ...]:
     if source is None:
         return ("", id(device))
     if device.type == "usb":
-        return "usb", where.bus_number, where.device, where.port, source.vendor, source.product
+        return "usb", where.bus_number, where.device, source.vendor, source.product
     if device.type == "scsi_host":
         return "scsi_host", source.wwpn
     if source.protocol == "iscsi":
@@ -491,14 +488,26 @@ _OPTIONS: dict[str, Callable[[Hostdev, Build], Iterator[Option]]] = {
 
 def hostdev_options(b: Build) -> Iterator[Option]:
     """Host devices: first the network cards that interfaces name, last those that a network gives."""
-    given: list[tuple[Interface, str]] = []
-    for interface in hostdev_interfaces(b):
-        address = interface.node.find("source/address")
-        if interface.type == "hostdev" and address is not None:
-            yield from pci_options(interface, str(HostAddress(address)), b)
-        else:
-            given.append((interface, str(interface.network_facts(b.host).get("pci", ""))))
+    interfaces = hostdev_interfaces(b)
+    for interface in interfaces:
+        if _names_device(interface):
+            yield from card_options(interface, b)
     for device in b.domain.lists["hostdev"]:
         yield from device.options(b)
-    for interface, host in given:
-        yield from pci_options(interface, host, b)
+    for interface in interfaces:
+        if not _names_device(interface):
+            yield from card_options(interface, b)
+
+
+def _names_device(interface: Interface) -> bool:
+    return interface.type == "hostdev" and interface.node.find("source/address") is not None
+
+
+def card_options(interface: Interface, b: Build) -> Iterator[Option]:
+    """An interface that is a network card of the host."""
+    address = interface.node.find("source/address")
+    if interface.type == "hostdev" and address is not None:
+        host = str(HostAddress(address))
+    else:
+        host = str(interface.network_facts(b.host).get("pci", ""))
+    yield from pci_options(interface, host, b)

@@ -39,7 +39,7 @@ class Memballoon(Device):
 
     def check(self, d: Define) -> None:
         if d.domain.all(Memballoon)[0] is not self:
-            raise error.xml("only a single memory balloon device is supported", self.node)
+            raise error.internal("only a single memory balloon device is supported", self.node)
         if self.model == "none":
             return
         if self.model not in VIRTIO_MODELS:

@@ -50,6 +50,10 @@ class MemoryDevice(Device):
     # -- definition -----------------------------------------------------------------------------------
 
     def complete(self, d: Define) -> None:
+        if self.node.child("target") is None:
+            raise error.xml(
+                "missing <target> element for <memory> device", self.node, "<target><size unit='MiB'>…"
+            )
         if self.node.find("target/size") is None or not self.size:
             raise error.xml(
                 "missing or invalid size of memory device", self.node, "<target><size unit='MiB'>…"

@@ -28,7 +28,20 @@ _NAMES: dict[str, tuple[str, ...]] = {
 #: attributes of ``<source>`` that say what is behind a device, wherever below it they are
 _SOURCES = frozenset(
     (
-        *("bus", "bridge", "dev", "dir", "domain", "file", "function", "name", "network", "path", "pool", "product"),
+        *(
+            "bus",
+            "bridge",
+            "dev",
+            "dir",
+            "domain",
+            "file",
+            "function",
+            "name",
+            "network",
+            "path",
+            "pool",
+            "product",
+        ),
         *("protocol", "slot", "unit", "uuid", "vendor", "volume", "wwpn"),
     )
 )
@@ -71,7 +84,11 @@ def place_of(device: Device) -> tuple[str | None, str, Hashable] | None:
     if address is None:
         return None
     kind = address.get("type")
-    given = [(name, _plain(value)) for name, value in address.attrib.items() if name not in ("type", "multifunction")]
+    given = [
+        (name, _plain(value))
+        for name, value in address.attrib.items()
+        if name not in ("type", "multifunction")
+    ]
     parts = frozenset((name, value) for name, value in given if value != "0")
     if (kind == "pci" and not parts) or (kind in _NEEDED and _NEEDED[kind] not in address.attrib):
         return None
@@ -92,7 +109,9 @@ def _source(device: Device) -> Hashable:
     source = device.node.child("source")
     if source is None:
         return None
-    known = {(node.tag, k, _plain(v)) for node in source.iter() for k, v in node.attrib.items() if k in _SOURCES}
+    known = {
+        (node.tag, k, _plain(v)) for node in source.iter() for k, v in node.attrib.items() if k in _SOURCES
+    }
     return frozenset(known) or None
 
 

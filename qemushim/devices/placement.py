@@ -37,7 +37,7 @@ def find_controller(c: Context, kind: str, index: int) -> Device | None:
     found = None
     for device in c.domain.lists["controller"]:
         node = device.node
-        if node.get("type") == kind and int(node.get("index") or 0) == index:
+        if node.get("type") == kind and parse_integer(node.get("index") or "0") == index:
             if node.child("master") is None:
                 return device
             found = found or device
@@ -51,7 +51,7 @@ def controller_alias(b: Build, kind: str, index: int) -> str:
         aliases: dict[tuple[str, int], str] = {}
         for device in b.domain.lists["controller"]:
             node = device.node
-            key = (node.get("type") or "", int(node.get("index") or 0))
+            key = (node.get("type") or "", parse_integer(node.get("index") or "0"))
             if node.child("master") is None:
                 aliases[key] = device.alias
             else:
@@ -72,7 +72,7 @@ def pci_bus_name(b: Build, index: int) -> str:
 
     def collect() -> dict[int, str]:
         controllers = (d for d in b.domain.lists["controller"] if d.node.get("type") == "pci")
-        return {int(d.node.get("index") or 0): _pci_bus(b, d) for d in controllers}
+        return {parse_integer(d.node.get("index") or "0"): _pci_bus(b, d) for d in controllers}
 
     found = b.once("names of PCI buses", collect).get(index)
     if found is None:
@@ -91,7 +91,7 @@ def _pci_bus(b: Build, controller: Device) -> str:
         return controller.alias
     if b.board.is_pseries:
         # the default PHB is part of the machine; every other one calls its bus after itself
-        if int(controller.node.value("target/@index") or 0):
+        if parse_integer(controller.node.value("target/@index") or "0"):
             return f"{controller.alias}.0"
         return "pci.0"
     return "pci.0" if b.board.has_pci_multibus else "pci"

@@ -126,6 +126,8 @@ class Crypto(Device):
     def check(self, d: Define) -> None:
         if not d.emulator.flag("virtio-crypto"):
             raise error.unsupported("virtio-crypto-device is not supported by this QEMU binary", self.node)
+        if self.backend is None:
+            raise error.xml("only one crypto backend is supported", self.node, "<backend model='builtin'/>")
         if not d.emulator.has_object(f"cryptodev-backend-{self.backend}"):
             raise error.unsupported(f"'{self.backend}' is not supported by this QEMU binary", self.node)
 

@@ -49,6 +49,11 @@ class Shmem(Device):
         except ValueError as reason:
             raise error.argument(str(reason), self.node, "KiB, MiB, GiB, …") from None
 
+    @property
+    def socket_path(self) -> str:
+        """Where the server listens."""
+        return self.server_path or f"/var/lib/libvirt/shmem-{self.name}-sock"
+
     def check_document(self, d: Define) -> None:
         if "/" in self.name or self.name in (".", ".."):
             raise error.xml(f"shmem name cannot be equal to '{self.name}'", self.node, "a plain file name")
@@ -89,6 +94,8 @@ class Shmem(Device):
         size = self.size
         if size and (size < MIB or size & (size - 1)):
             raise error.xml("shmem size must be a power of 2 and at least 1 MiB (1024 KiB)", self.node)
+        if self.model == "ivshmem":
+            raise error.unsupported("ivshmem device is no longer supported", self.node, "model='ivshmem-plain'")
         if not d.emulator.has_device(self.model):
             raise error.unsupported(
                 f"shmem model '{self.model}' is not supported by this QEMU binary", self.node, "ivshmem-plain"
@@ -141,5 +148,4 @@ class Shmem(Device):
             self.node,
             "a window to shared memory, with interrupts",
         )
-        path = self.server_path or f"/var/lib/libvirt/shmem-{self.name}-sock"
-        yield socket_chardev(b, f"char{self.alias}", path, self.node)
+        yield socket_chardev(b, f"char{self.alias}", self.socket_path, self.node)

@@ -35,7 +35,7 @@ def _check_format(image: Image, d: Define) -> None:
     place = image.source
     if image.format == "fat":
         if image.kind not in ("dir", "volume"):
-            raise error.unsupported("'fat' storage format is supported only with 'dir' storage type", place)
+            raise error.unsupported("storage format 'fat' is supported only with 'dir' storage type", place)
         if not image.readonly and image.drive != "floppy":
             raise error.unsupported("read-write 'fat' storage format is not supported", place)
     elif image.kind == "dir":

@@ -64,7 +64,6 @@ class Driver(VirtioDriver):
     """``<driver>`` of a card."""
 
     head = Tail()
-    vgaconf = Choice("@vgaconf", ("io", "on", "off"))
     name = Choice("@name", ("qemu", "vhostuser"))
 
 
@@ -191,14 +190,16 @@ class Video(Device):
             raise error.unsupported("qemu does not support the accel2d setting", self.node, "drop accel2d=")
         if not self.accel3d or self.is_vhost_user:
             return
-        known = self.type == "virtio" and (
+        if self.type != "virtio":
+            raise error.unsupported("3d acceleration is supported only with 'virtio' video device", self.node)
+        known = (
             _virtio_gpu_has(d, "virgl")
             or d.emulator.has_device("virtio-gpu-gl-pci")
             or d.emulator.has_device("virtio-vga-gl")
         )
         if not known:
             raise error.unsupported(
-                f"{self.type} 3d acceleration is not supported", self.node, "drop accel3d="
+                "3d acceleration is not supported by this QEMU binary", self.node, "drop accel3d="
             )
 
     # -- the command line ------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 from qemushim.document.fields import Field, KibUnit, Many, One, Present, Size, Verbatim
 from qemushim.document.node import Node
+from qemushim.errors import ConfigError
 
 
 class Schema:
@@ -116,11 +118,22 @@ class Item:
         return f"{type(self).__name__}({self.node!r})"
 
 
-def check(node: Node, schema: Schema) -> None:
-    """Read every declared value once.  Raises ``ConfigError`` at the first that is wrong or missing."""
+#: is told of a wrong value: the error, its element, the name of the attribute (``""``: the text)
+Report = Callable[[ConfigError, Node, str], None]
+
+
+def _raise(problem: ConfigError, _node: Node, _attribute: str) -> None:
+    raise problem from None
+
+
+def check(node: Node, schema: Schema, report: Report = _raise) -> None:
+    """Read every declared value once.
+
+    Raises ``ConfigError`` at the first that is wrong or missing, unless ``report`` takes them all.
+    """
     for field in schema.required:
         if field.attribute not in node.attrib:
-            raise field.missing(node)
+            report(field.missing(node), node, field.attribute)
     attributes = schema.attributes
     for name, raw in node.attrib.items():
         declared = attributes.get(name)
@@ -128,14 +141,16 @@ def check(node: Node, schema: Schema) -> None:
             try:
                 declared.read(raw)
             except ValueError:
-                raise declared.wrong(raw, node) from None
+                report(declared.wrong(raw, node), node, name)
     if schema.text is not None and node.text.strip():
         try:
             schema.text.canonical(node.text.strip(), node)
         except ValueError:
-            raise schema.text.wrong(node.text.strip(), node) from None
+            report(schema.text.wrong(node.text.strip(), node), node, "")
+        except ConfigError as problem:
+            report(problem, node, "")
     children = schema.children
     for child in node.children:
         kind = children.get(child.tag)
         if kind is not None and not kind.verbatim:
-            check(child, kind.schema(child))
+            check(child, kind.schema(child), report)

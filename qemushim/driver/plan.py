@@ -86,13 +86,12 @@ def make_plan(guest: Guest, site: Site, stored: Guest | None = None, live: Guest
     """
     definition = define(guest, site, stored, live)
     text = definition.to_xml("keep")
-    planned = parsed(text)
     before = stored or live
-    changes = differences(before.domain, planned.domain) if before is not None else []
+    changes = differences(before.domain, definition.domain) if before is not None else []
     told = list(_told(guest, definition, before))
     return Plan(
         xml=text,
-        guest=planned,
+        guest=definition,
         stored=before,
         added=tuple(line for kept, line in told if not kept),
         kept=tuple(line for kept, line in told if kept),
@@ -129,10 +128,7 @@ class _Hidden:
 
     def __init__(self, guest: Guest, site: Site) -> None:
         root = guest.domain.node
-        self.type = root.get("type") or ""
-        if site.is_test:
-            # libvirt's own test driver: a guest of no hypervisor, addressed like one of QEMU
-            root.set("type", "qemu")
+        self.type = site.disguise(guest)
         os = root.child("os")
         self.firmware = os.attrib.pop("firmware", None) if os is not None else None
         self.nodes = [node for node in os.children if node.tag in _FIRMWARE] if os is not None else []
@@ -185,7 +181,12 @@ def only_in(one: Guest, other: Guest) -> list[Device]:
     found = []
     for tag in DEVICE_ORDER:
         for device in one.domain.lists[tag] if tag != "hub" else ():
-            if device in known or place_of(device) is None or place_of(device) in taken or device.node.get("type") == "pci":
+            if (
+                device in known
+                or place_of(device) is None
+                or place_of(device) in taken
+                or device.node.get("type") == "pci"
+            ):
                 continue
             if _seat(device) in controllers or device.address_type in ("ccw", "dimm", "spapr-vio"):
                 found.append(device)

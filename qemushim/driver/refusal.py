@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import libvirt
 
@@ -34,8 +34,9 @@ _UNABLE = frozenset(
 
 
 @cache
-def _both(kind: type[ShimError]) -> Any:
+def _both(kind: Hashable) -> Any:
     """The class of errors that are of that kind and libvirt's."""
+    assert isinstance(kind, type)
     return type(kind.__name__, (kind, libvirt.libvirtError), {"__module__": kind.__module__})
 
 
@@ -43,17 +44,29 @@ def as_libvirt(problem: ShimError) -> Exception:
     """The same error, to be caught either way.  ``get_error_code()`` tells the number that libvirt would give."""
     if isinstance(problem, libvirt.libvirtError):
         return problem
-    kind = _both(type(problem))
+    kind = _both(cast(Hashable, type(problem)))
     twin: Any = kind.__new__(kind)
     twin.args = (problem.message,)
     twin.__dict__.update(problem.__dict__)
     words = problem.message
     default = (
-        libvirt.VIR_ERR_OPERATION_FAILED if isinstance(problem, DriverError) else libvirt.VIR_ERR_CONFIG_UNSUPPORTED
+        libvirt.VIR_ERR_OPERATION_FAILED
+        if isinstance(problem, DriverError)
+        else libvirt.VIR_ERR_CONFIG_UNSUPPORTED
     )
     code = next((number for prefix, number in _CODES if words.startswith(prefix)), default)
     level = libvirt.VIR_ERR_ERROR
-    twin.err = (code, libvirt.VIR_FROM_DOMAIN, problem.message, level, problem.hint or None, None, None, -1, -1)
+    twin.err = (
+        code,
+        libvirt.VIR_FROM_DOMAIN,
+        problem.message,
+        level,
+        problem.hint or None,
+        None,
+        None,
+        -1,
+        -1,
+    )
     error: Exception = twin
     return error
 

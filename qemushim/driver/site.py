@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
+from qemushim.address.walk import pci_address
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
 from qemushim.emulator.model import Accelerator, Emulator, Machine
@@ -77,11 +78,11 @@ class Site:
         return replace(
             found,
             arch=arch,
-            emulators={name: path for name, path in self._emulators()},
+            emulators={**found.emulators, **dict(self._emulators())},
             privileged=not urlsplit(self.uri).path.startswith("/session"),
             security_model=next((model for model in models if model), "none"),
             new_uuid=lambda purpose: str(uuid.uuid4()),
-            new_mac=lambda number: "52:54:00:" + secrets.token_bytes(3).hex(":"),
+            new_mac=lambda purpose: "52:54:00:" + secrets.token_bytes(3).hex(":"),
         )
 
     def _emulators(self) -> Iterator[tuple[str, str]]:
@@ -163,6 +164,23 @@ class Site:
             for machine in own.all("machine"):
                 canonical = machine.get("canonical")
                 yield (canonical, machine.text.strip()) if canonical else (machine.text.strip(), "")
+
+    def disguise(self, guest: Guest) -> str:
+        """Give a guest of libvirt's own test driver, which is of no hypervisor, a type that QEMU has.
+
+        Returns the type that it had.  A document of that driver may have addresses and no machine type: what sits in
+        slot 0 behind a bus is behind a PCI Express port.
+        """
+        root = guest.domain.node
+        real = root.get("type") or ""
+        if self.is_test:
+            root.set("type", "qemu")
+            places = map(pci_address, guest.domain.every())
+            if not guest.domain.machine_type and any(
+                at is not None and at.bus and not at.slot for at in places
+            ):
+                root.ensure("os/type").set("machine", "q35")
+        return real
 
     # -- what this libvirt knows ---------------------------------------------------------------------------------
 

@@ -213,8 +213,13 @@ def explain_line(
     around: tuple[Argument, ...] = ()
     if not own:
         holders = [a for a in whole.arguments if a.line and a.line <= first and last <= a.end]
-        closest = max((a.line for a in holders), default=0)
-        around = tuple(a for a in holders if a.line == closest and a.element != "domain")
+        closest = max(holders, key=lambda a: a.line, default=None)
+        if closest is not None and closest.element != "domain":
+            around = tuple(
+                a
+                for a in whole.arguments
+                if a.line == closest.line or (a.alias and a.alias == closest.alias and a.origin == DOCUMENT)
+            )
     refusal, removed, added = _without(guest, nodes, emulator, host, update=update)
     return LineMeaning(
         line, tuple(map(label, nodes)), first, last, own, around, refusal, tuple(removed), tuple(added)
@@ -234,7 +239,9 @@ def _at_line(guest: Guest, line: int, lines: dict[int, tuple[int, int]]) -> list
         return found
     around = [node for node in known if lines[node.origin][0] <= line <= lines[node.origin][1]]
     if not around:
-        raise error.argument(f"no element of the document is at line {line}", hint="<domain> and what is in it")
+        span = lines.get(guest.domain.node.origin, (1, 1))
+        hint = f"the domain is at lines {span[0]} to {span[1]}"
+        raise error.argument(f"no element of the document is at line {line}", hint=hint)
     return [max(around, key=lambda node: (lines[node.origin][0], node.origin))]
 
 

@@ -11,7 +11,7 @@ _CONTROLLERS = {
     "ccid": "a smartcard needs a reader",
     "fdc": "a floppy disk needs its controller",
     "ide": "a disk on the IDE bus needs it, or the board has it built in",
-    "pci": "the devices need so many PCI slots (one more is kept free for a device plugged in later)",
+    "pci": "the devices need so many PCI slots, and a new definition keeps one free",
     "sata": "the board has it built in, or a disk on the SATA bus needs it",
     "scsi": "a device on the SCSI bus needs it",
     "usb": "the board has USB unless <controller type='usb' model='none'/> declines it",

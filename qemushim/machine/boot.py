@@ -191,6 +191,12 @@ def check_boot(d: Define) -> None:
             raise error.unsupported("shim is not supported with this QEMU binary", os.node.child("shim"))
 
 
+def check_bootloader(d: Define) -> None:
+    """Xen's way to start a guest's kernel."""
+    if d.domain.bootloader:
+        raise error.unsupported("bootloader is not supported by QEMU", d.domain.node.child("bootloader"))
+
+
 def check_menu(d: Define) -> None:
     """How long the firmware waits."""
     os = d.domain.os

@@ -27,7 +27,7 @@ class Action(Choice[str | None]):
     """What happens at an end of the guest; libvirt has words of its own for one that it does not know."""
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
-        return error.internal(f"unknown {place.tag} action: {raw}", place, self.advice())
+        return error.unsupported(f"unknown {place.tag} action: {raw}", place, self.advice())
 
 
 class Catchup(Item):

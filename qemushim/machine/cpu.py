@@ -218,7 +218,7 @@ def _check_element(cpu: Cpu) -> None:
             raise error.xml(message, node, "add <model>NAME</model>")
     if cpu.migratable is not None and cpu.mode not in PASSTHROUGH:
         message = "Attribute migratable is only allowed for 'host-passthrough' / 'maximum' CPU mode"
-        raise error.xml(message, node, "remove migratable")
+        raise error.unsupported(message, node, "remove migratable")
     if cpu.vendor_id is not None:
         if "," in cpu.vendor_id:
             raise error.xml("vendor id is invalid", node, "no commas")

@@ -202,7 +202,7 @@ def _add_root(domain: Domain, model: str) -> None:
     elif root.model != model:
         raise error.xml(
             f"The PCI controller with index='0' must be model='{model}' for this machine type, "
-            f"but model='{root.model or '<null>'}' was found instead",
+            f"but model='{root.model or '(null)'}' was found instead",
             root.node,
             "leave the controller out: it is there by itself",
         )

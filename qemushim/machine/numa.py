@@ -265,7 +265,7 @@ def _complete_bindings(d: Define, tune: Node, memory: Node | None) -> None:
                 "Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell", binding
             )
         if cell in seen:
-            raise error.xml("Multiple 'memnode' elements with the same 'cellid' found", binding)
+            raise error.xml(f"Multiple memnode elements with cellid {cell}", binding, "keep one")
         seen.add(cell)
         binding.attrib.setdefault("mode", "strict")
         if "nodeset" not in binding.attrib:

@@ -124,10 +124,7 @@ def complete_security(d: Define) -> None:
         _complete_label(label, d)
     security = d.domain.launch_security
     if security is not None and security.type in ("sev", "sev-snp") and security.policy is None:
-        raise error.xml(
-            f"failed to get launch security policy for launch security type {security.type.upper()}",
-            security.node,
-        )
+        raise error.xml("failed to get launch security policy", security.node, "<policy>0x0003</policy>")
 
 
 def _complete_label(label: Seclabel, d: Define) -> None:
@@ -171,7 +168,7 @@ def check_security(d: Define) -> None:
     if kind == "sev":
         if not known("sev-guest"):
             raise error.unsupported(
-                "SEV launch security is not supported with this QEMU binary", security.node
+                "'sev' launch security is not supported with this QEMU binary", security.node
             )
         hashes = known("sev-guest-kernel-hashes")
         if security.kernel_hashes is not None and not hashes:
@@ -181,11 +178,11 @@ def check_security(d: Define) -> None:
     elif kind == "sev-snp":
         if not known("sev-snp-guest"):
             raise error.unsupported(
-                "SEV SNP launch security is not supported with this QEMU binary", security.node
+                "'sev-snp' launch security is not supported with this QEMU binary", security.node
             )
     elif not (known("s390-pv-guest") and d.board.is_s390):
         raise error.unsupported(
-            "S390 PV launch security is not supported with this QEMU binary", security.node
+            "'s390-pv' launch security is not supported with this QEMU binary", security.node
         )
 
 

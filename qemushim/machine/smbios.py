@@ -181,7 +181,8 @@ def _tables(b: Build, sysinfo: Sysinfo) -> Iterator[Option]:
         values = {"manufacturer": "", **_values(board, "baseBoard")}
         yield b.pairs("-smbios", "type=2", values, board.node, rule)
     if sysinfo.chassis is not None:
-        yield b.pairs("-smbios", "type=3", _values(sysinfo.chassis, "chassis"), sysinfo.chassis.node, rule)
+        values = {"manufacturer": "", **_values(sysinfo.chassis, "chassis")}
+        yield b.pairs("-smbios", "type=3", values, sysinfo.chassis.node, rule)
     strings = sysinfo.oem_strings
     if strings is not None and strings.entries:
         texts: list[tuple[str, Value]] = [("value", entry.value or "") for entry in strings.entries]

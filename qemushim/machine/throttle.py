@@ -10,22 +10,29 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.block_limits import Limits
-from qemushim.document.fields import Many
-from qemushim.document.item import Item
+from qemushim.document.fields import Many, Text
+from qemushim.document.item import Item, Tail
 from qemushim.errors import error
 
 if TYPE_CHECKING:
     from qemushim.context import Build, Define
 
 
+class GroupLimits(Limits):
+    """``<throttlegroup>``, whose name is written last."""
+
+    limits = Tail()
+    group_name = Text("group_name")
+
+
 class ThrottleGroups(Item):
     """The groups; disks name them in ``<throttlefilters>``."""
 
     tag = "throttlegroups"
-    groups = Many("throttlegroup", Limits)
+    groups = Many("throttlegroup", GroupLimits)
 
 
-def throttle_groups(domain: Item) -> list[Limits]:
+def throttle_groups(domain: Item) -> list[GroupLimits]:
     """The groups of a domain, in document order."""
     node = domain.node.child("throttlegroups")
     return ThrottleGroups(node).groups if node is not None else []

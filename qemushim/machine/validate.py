@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qemushim.errors import error
-from qemushim.machine.boot import check_acpi, check_boot, check_firmware, check_menu
+from qemushim.machine.boot import check_acpi, check_boot, check_bootloader, check_firmware, check_menu
 from qemushim.machine.clock import check_clock, check_lifecycle
 from qemushim.machine.cpu import check_cpu
 from qemushim.machine.features import check_features
@@ -43,6 +43,7 @@ DOMAIN: tuple[Check, ...] = (
     check_iothreads,
     check_clock,
     check_power,
+    check_bootloader,
     check_boot,
     check_vcpus,
     check_features,

@@ -144,8 +144,8 @@ def _complete_vcpu(domain: Domain) -> None:
     if maximum > _MAX_VCPUS:
         raise error.xml(f"Maximum vCPU count must not be more than {_MAX_VCPUS}", node)
     if current > maximum:
-        message = f"maxvcpus must not be less than current vcpus ({maximum} < {current})"
-        raise error.internal(message, node, "current= is how many of them the guest starts with")
+        message = "maximum vCPU count must not be less than current vCPU count"
+        raise error.unsupported(message, node, "current= is how many of them the guest starts with")
     node.text = str(maximum)
     if current == maximum:
         node.drop("current")
@@ -184,7 +184,9 @@ def _complete_states(domain: Domain) -> None:
     for state in vcpus.vcpus:
         number = state.id or 0
         if number >= maximum:
-            raise error.xml("vcpu id exceeds maxvcpus", state.node, f"numbers to {maximum - 1}")
+            raise error.xml(
+                f"vcpu id '{number}' is out of range of maximum vcpu count",
+                state.node, f"numbers to {maximum - 1}")
         given[number] = state.node
     states = []
     for number in range(maximum):

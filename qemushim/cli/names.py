@@ -1,0 +1,133 @@
+"""Say what a Linux guest calls its network cards and disks: systemd's predictable names, links below /dev/disk.
+
+With a second FILE, --machine or --to-qemu: what that change does to the names.  A machine of another kind has other
+buses: where the addresses of FILE can not be kept they are given anew, and it is said."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+
+from qemushim.cli.common import (
+    add_document,
+    add_emulator,
+    add_host,
+    emulator_for,
+    host_for,
+    note,
+    printable,
+    read_document,
+)
+from qemushim.guest import Guest
+from qemushim.inspect.change import other_machine
+from qemushim.inspect.names import Named, Renamed, change_data, compare_names, names, names_data
+from qemushim.inspect.survey import Survey, survey
+
+EPILOG = """\
+examples:
+  qemushim names web.xml                          what they are called
+  qemushim names old.xml new.xml                  what an edit does to the names
+  qemushim names web.xml --machine pc-q35-6.0     what another machine type does
+  qemushim names web.xml --qemu 6.2 --to-qemu 10.0 --machine q35
+
+exit codes: 0, 1 where a name changes or goes (or the guest is refused), 2 for wrong usage"""
+
+#: names of a change that are bad news
+_CHANGED = ("renamed", "gone")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    add_document(parser)
+    parser.add_argument("new", metavar="NEW", nargs="?", help="the document after a change").complete = {  # type: ignore[attr-defined]
+        "bash": "_shtab_compgen_files",
+        "zsh": "_files",
+        "tcsh": "f",
+    }
+    parser.add_argument("--machine", metavar="MACHINE", help="the machine type after a change")
+    parser.add_argument("--to-qemu", metavar="VERSION|PATH|SNAPSHOT", help="the QEMU after a change")
+    parser.add_argument("--json", action="store_true", help="data (its schema is in docs/names.md)")
+    add_emulator(parser)
+    add_host(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.new is not None and options.machine is not None:
+        options.usage_error("NEW and --machine do not go together")
+    given = read_document(options.file)
+    old = _survey(given, options)
+    if options.new is None and options.machine is None and options.to_qemu is None:
+        found = names(old)
+        _dump(names_data(found)) if options.json else _print(_table(found))
+        return 0
+    changes = compare_names(old, _changed(options, given, old))
+    _dump(change_data(changes)) if options.json else _print(_changes(changes))
+    return int(any(change.verdict in _CHANGED for change in changes))
+
+
+def _survey(guest: Guest, options: argparse.Namespace) -> Survey:
+    emulator = emulator_for(guest, options)
+    return survey(guest, emulator, host_for(options, emulator))
+
+
+def _changed(options: argparse.Namespace, given: Guest, old: Survey) -> Survey:
+    """The guest after the change."""
+    after = argparse.Namespace(**{**vars(options), "qemu": options.to_qemu or options.qemu})
+    guest = read_document(options.new) if options.new is not None else given
+    emulator = emulator_for(guest, after)
+    host = host_for(after, emulator)
+    if options.new is None:
+        machine = options.machine or old.domain.machine_type
+        guest, moved = other_machine(guest, old.guest, machine, emulator, host)
+        if moved:
+            note(f"{machine} has other buses: every address is given anew")
+    return survey(guest, emulator, host)
+
+
+def _dump(data: object) -> None:
+    print(json.dumps(data, ensure_ascii=False, indent=2))
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(printable(line))
+
+
+def _rows(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(map(str.ljust, row, widths)).rstrip()
+
+
+def _table(found: list[Named]) -> Iterator[str]:
+    cards = [n for n in found if n.kind == "interface"]
+    disks = [n for n in found if n.kind == "disk"]
+    if cards:
+        rows = [("NETWORK CARD", "NAME", "BECAUSE OF", "ALSO")]
+        rows += [(n.device.partition(" ")[2], n.name or "?", n.rule, " ".join(n.others)) for n in cards]
+        yield from _rows(rows)
+    if cards and disks:
+        yield ""
+    if disks:
+        rows = [("DISK", "LINK", "BECAUSE OF", "ALSO")]
+        rows += [(n.device.partition(" ")[2], n.name or "?", n.rule, " ".join(n.others)) for n in disks]
+        yield from _rows(rows)
+    if not found:
+        yield "this guest has no network cards and no disks"
+
+
+def _changes(changes: list[Renamed]) -> Iterator[str]:
+    rows = [("", "DEVICE", "BEFORE", "AFTER", "BECAUSE OF")]
+    for change in changes:
+        named = change.new or change.old
+        assert named is not None
+        before = (change.old.name or "?") if change.old is not None else "–"
+        after = (change.new.name or "?") if change.new is not None else "–"
+        rows.append((change.verdict, named.device, before, after, named.rule))
+    yield from _rows(rows)
+    stay = [c.new for c in changes if c.verdict == "renamed" and c.new is not None and c.new.kind == "interface"]
+    if stay:
+        yield ""
+        yield "To keep a card's name wherever it sits, give it an index: <acpi index='1'/> makes it eno1."

@@ -1,0 +1,191 @@
+"""``Connection``: a libvirt connection whose guests keep their addresses.  https://libvirt.org/html/libvirt-libvirt-host.html
+
+It stands in for a ``libvirt.virConnect``: every call that is not written here goes to the real one, and whatever domain
+comes back is wrapped like the connection.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import libvirt
+
+from qemushim.driver.domain import WrappedDomain
+from qemushim.driver.plan import Plan, make_plan, parsed
+from qemushim.driver.refusal import libvirt_errors
+from qemushim.driver.site import TYPES, Site
+from qemushim.emulator.model import Emulator
+from qemushim.errors import ConfigError, DriverError
+from qemushim.guest import Guest
+from qemushim.host import Host
+
+
+class Connection:
+    """See ``qemushim.open``.  ``raw``: the ``libvirt.virConnect``."""
+
+    def __init__(
+        self,
+        raw: Any,
+        *,
+        emulator: str | Emulator | None = None,
+        host: Host | None = None,
+        strict: bool = False,
+    ) -> None:
+        self._raw = raw
+        self._site = Site(raw, emulator, host)
+        #: refuse to define what would be another machine for the guest
+        self.strict = strict
+        #: what is read, worked out and written belongs together
+        self._lock = threading.RLock()
+        self._callbacks: dict[Any, Callable[..., Any]] = {}
+
+    # -- ours ----------------------------------------------------------------------------------------------------
+
+    def plan(self, xml: str) -> Plan:
+        """What ``defineXML`` would define.  Nothing is changed.
+
+        Raises ``ConfigError`` or ``AddressError`` (each a ``libvirt.libvirtError`` too) where the document can not be
+        defined, ``DriverError`` where the connection's guests are not QEMU's.
+        """
+        with libvirt_errors(), self._lock:
+            guest = Guest.from_xml(xml)
+            if not self._is_ours(guest):
+                raise DriverError(
+                    f"guests of type '{guest.domain.node.get('type')}' on {self._site.uri} are not QEMU's",
+                    hint="they are defined as they are: use defineXML",
+                )
+            return make_plan(guest, self._site, *self._documents(guest))
+
+    def defineXML(self, xml: str) -> WrappedDomain:  # noqa: N802
+        """Define a guest by our rules; one that exists keeps every address that the document does not name."""
+        return self._defined(xml, "defineXML")
+
+    def defineXMLFlags(self, xml: str, flags: int = 0) -> WrappedDomain:  # noqa: N802
+        return self._defined(xml, "defineXMLFlags", flags)
+
+    def createXML(self, xmlDesc: str, flags: int = 0) -> WrappedDomain:  # noqa: N802, N803
+        """Start a guest without storing it; where one of the name is stored, it has the addresses of that."""
+        return self._defined(xmlDesc, "createXML", flags)
+
+    def createXMLWithFiles(self, xmlDesc: str, files: list[int], flags: int = 0) -> WrappedDomain:  # noqa: N802, N803
+        return self._defined(xmlDesc, "createXMLWithFiles", files, flags)
+
+    def createLinux(self, xmlDesc: str, flags: int = 0) -> WrappedDomain:  # noqa: N802, N803
+        return self._defined(xmlDesc, "createLinux", flags)
+
+    def _defined(self, xml: str, call: str, *rest: Any) -> WrappedDomain:
+        with self._lock:
+            text = xml
+            with libvirt_errors():
+                guest = self._readable(xml)
+                if guest is not None:
+                    plan = make_plan(guest, self._site, *self._documents(guest))
+                    if self.strict:
+                        _refuse_changes(plan)
+                    text = plan.xml
+            domain: WrappedDomain = self._wrap(getattr(self._raw, call)(text, *rest))
+            return domain
+
+    def _readable(self, xml: str) -> Guest | None:
+        """The document, where it is for us to define."""
+        if not self._site.is_ours:
+            return None
+        guest = Guest.from_xml(xml)
+        return guest if self._is_ours(guest) else None
+
+    def _is_ours(self, guest: Guest) -> bool:
+        """What is not QEMU's goes to libvirt as it is, and so does what lacks a type: libvirt says so."""
+        return self._site.is_ours and guest.domain.node.get("type") in TYPES
+
+    # -- what is known of a guest ----------------------------------------------------------------------------------
+
+    def _documents(self, guest: Guest) -> tuple[Guest | None, Guest | None]:
+        """The stored and the live document of the guest that a new document is of."""
+        raw = self._find(guest.domain.uuid, guest.name)
+        return self._documents_of(raw) if raw is not None else (None, None)
+
+    def _find(self, uuid: str | None, name: str) -> Any:
+        """The domain of that UUID, else of that name; none of the lookups that complain where there is none."""
+        from qemushim.document.units import canonical_uuid
+
+        wanted = canonical_uuid(uuid) if uuid else None
+        domains = self._raw.listAllDomains(0)
+        found = [domain for domain in domains if wanted and domain.UUIDString() == wanted]
+        return next(iter([*found, *(domain for domain in domains if domain.name() == name)]), None)
+
+    def _documents_of(self, raw: Any) -> tuple[Guest | None, Guest | None]:
+        inactive = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        stored = parsed(raw.XMLDesc(inactive)) if raw.isPersistent() else None
+        return stored, parsed(raw.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)) if raw.isActive() else None
+
+    # -- the rest is libvirt's -------------------------------------------------------------------------------------
+
+    def domainEventRegister(self, cb: Callable[..., Any], opaque: Any) -> Any:  # noqa: N802
+        self._callbacks[cb] = self._calling(cb)
+        return self._raw.domainEventRegister(self._callbacks[cb], opaque)
+
+    def domainEventDeregister(self, cb: Callable[..., Any]) -> Any:  # noqa: N802
+        return self._raw.domainEventDeregister(self._callbacks.pop(cb, cb))
+
+    def domainEventRegisterAny(self, dom: Any, eventID: int, cb: Callable[..., Any], opaque: Any) -> Any:  # noqa: N802, N803
+        return self._raw.domainEventRegisterAny(dom, eventID, self._calling(cb), opaque)
+
+    def _calling(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """A callback that is given this connection and wrapped domains."""
+
+        @wraps(callback)
+        def call(_: Any, domain: Any, *rest: Any) -> Any:
+            return callback(self, self._wrap(domain), *rest)
+
+        return call
+
+    def _wrap(self, value: Any) -> Any:
+        """Domains wrapped, in lists and tuples too; anything else as it is."""
+        if isinstance(value, libvirt.virDomain):
+            return WrappedDomain(self, value)
+        if isinstance(value, list):
+            return [self._wrap(item) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self._wrap(item) for item in value)
+        return self if value is self._raw else value
+
+    def __getattr__(self, name: str) -> Any:
+        return passed_through(self, getattr(self._raw, name))
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._raw)})
+
+    def __repr__(self) -> str:
+        return f"<qemushim connection to {self._site.uri}>"
+
+
+def passed_through(connection: Connection, member: Any) -> Any:
+    """An attribute of a libvirt object; what its methods return is wrapped."""
+    if not callable(member):
+        return connection._wrap(member)
+
+    @wraps(member)
+    def call(*words: Any, **named: Any) -> Any:
+        # a domain that has moved belongs to the connection that it moved to
+        target = next((word for word in words if isinstance(word, Connection)), connection)
+        return target._wrap(member(*words, **named))
+
+    return call
+
+
+def _refuse_changes(plan: Plan) -> None:
+    if plan.breaks:
+        named = "; ".join(map(str, plan.breaks))
+        raise ConfigError(
+            f"unsupported configuration: guest '{plan.guest.name}' would be another machine: {named}",
+            hint="define it with strict=False, or attach and detach devices",
+        )

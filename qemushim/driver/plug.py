@@ -1,0 +1,329 @@
+"""Devices that join, change or leave a guest: what each of its documents gets, worked out before libvirt is asked.
+
+A guest has up to two documents, the stored one and, while it runs, the live one.  A device that joins both gets the
+same place in both; one that joins only one of them leaves the places of the other free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qemushim.address.assign import assign_one, home_of
+from qemushim.address.past import add_supports
+from qemushim.address.usb import is_usb
+from qemushim.compare.abi import describe, place
+from qemushim.context import Define
+from qemushim.devices.base import Device
+from qemushim.devices.pairing import find_devices, place_of
+from qemushim.document.node import Node
+from qemushim.document.parse import parse
+from qemushim.document.writer import keep
+from qemushim.driver.plan import only_in
+from qemushim.driver.site import Site
+from qemushim.emulator.model import Emulator
+from qemushim.errors import AddressError, ConfigError, error
+from qemushim.guest import Guest
+from qemushim.machine.domain import Domain
+from qemushim.machine.implicit import add_implicit_controllers
+
+#: places that are tried before it is given up to find one that both documents have free
+_TRIES = 512
+
+
+@dataclass
+class Joining:
+    """What a guest gets with a device."""
+
+    #: XML of the devices that the running guest gets, controllers first
+    live: list[str] = field(default_factory=list)
+    #: the same of the stored definition
+    config: list[str] = field(default_factory=list)
+    #: the stored definition with them; ``None`` where it stays as it is
+    definition: Guest | None = None
+
+
+def plan_joining(text: str, site: Site, stored: Guest | None, live: Guest | None, *, into: str) -> Joining:
+    """Find the place of a device that joins a guest.  ``into``: ``config``, ``live`` or ``both``.
+
+    Raises ``ConfigError`` where it can not be had, ``AddressError`` where there is no place; the message of that says
+    what is full, and what to add.
+    """
+    guest = stored or live
+    assert guest is not None
+    node = parse(text)
+    _give_mac(node, site)
+    emulator = site.emulator(guest)
+    if into == "config" or live is None:
+        assert stored is not None
+        beside = only_in(live, stored) if live is not None else []
+        definition, device = _join_config(stored, node, site, emulator, beside=beside)
+        return Joining(config=_texts(definition, device, node), definition=definition)
+    occupied = only_in(stored, live) if stored is not None else []
+    for _ in range(_TRIES):
+        devices = join_live(live, node, site, emulator, beside=occupied, like=stored)
+        joining = Joining(live=[*map(_as_written, devices[:-1]), _with_address(node, devices[-1])])
+        if into == "live" or stored is None:
+            return joining
+        try:
+            definition, device = _join_config(stored, node, site, emulator, like=(devices, live))
+        except AddressError:
+            if place_of(devices[-1]) in (None, place_of(_device_of(node))):
+                raise
+            # free in the running guest alone: leave it out, and look on
+            occupied = [*occupied, devices[-1]]
+            continue
+        joining.config = _texts(definition, device, node)
+        joining.definition = definition
+        return joining
+    raise AddressError(
+        f"operation failed: no place is free for {describe(devices[-1])} in the running guest and its definition alike",
+        hint="attach it to one of them only, or give it an address",
+    )
+
+
+def _give_mac(node: Node, site: Site) -> None:
+    """Both documents get the same."""
+    if node.tag == "interface" and node.value("mac/@address") is None:
+        node.ensure("mac").set("address", site.host.new_mac("interface that is attached"))
+
+
+# -- the stored definition -----------------------------------------------------------------------------------
+
+
+def _join_config(
+    stored: Guest,
+    node: Node,
+    site: Site,
+    emulator: Emulator,
+    *,
+    beside: Sequence[Device] = (),
+    like: tuple[Sequence[Device], Guest] | None = None,
+) -> tuple[Guest, Device]:
+    """The definition with a device more.  ``like``: the devices that the running guest gets, and its document."""
+    draft = stored.copy()
+    real = site.disguise(draft)
+    text = keep(node)
+    if like is not None:
+        devices, live = like
+        add_supports(draft.domain, devices[-1], _joined(live, devices).domain)
+        text = _with_address(node, devices[-1])
+    try:
+        definition, device = draft.joined(text, emulator, site.host, beside=beside)
+        if home_of(device, d := Define(definition.domain, emulator, site.host)) == "usb":
+            _plug_usb(device, d)
+    except AddressError as problem:
+        raise _no_room(problem, node, stored) from problem
+    definition.domain.node.set("type", real)
+    site.trim(definition)
+    return definition, device
+
+
+def _plug_usb(device: Device, d: Define) -> None:
+    """A port for a USB device, which a definition that exists does not give by itself.
+
+    Where the others have none either, all are decided when the guest starts.
+    """
+    others = [other for other in d.domain.every() if is_usb(other) and other is not device]
+    if place_of(device) is None and all(place_of(other) is not None for other in others):
+        d.domain.remove(device)
+        assign_one(device, d, hotplug=True)
+        d.domain.adopt(device.node)
+
+
+def _texts(definition: Guest, device: Device, node: Node) -> list[str]:
+    """XML of what a definition has more than the stored one: controllers, and then the device."""
+    added = [c for c in definition.domain.lists["controller"] if c.node.origin < 0 and c is not device]
+    return [*map(_as_written, added), _with_address(node, device)]
+
+
+def _as_written(device: Device) -> str:
+    return keep(device.node)
+
+
+def _with_address(node: Node, device: Device) -> str:
+    """The user's own XML with the address that the device got."""
+    address = device.node.child("address")
+    if address is None:
+        return keep(node)
+    twin = node.copy()
+    twin.discard("address")
+    twin.append(address.copy())
+    return keep(twin)
+
+
+# -- the running guest ---------------------------------------------------------------------------------------
+
+
+def join_live(
+    live: Guest,
+    node: Node,
+    site: Site,
+    emulator: Emulator,
+    *,
+    beside: Sequence[Device] = (),
+    like: Guest | None = None,
+) -> list[Device]:
+    """The devices that a running guest gets: the controllers that are missing, then the device itself.
+
+    ``like``: the stored definition; a controller that it has keeps its place.  Raises ``AddressError`` where nothing is
+    free, ``ConfigError`` where the device can not be had.
+    """
+    draft = live.copy()
+    site.disguise(draft)
+    domain = draft.domain
+    d = Define(domain, emulator, site.host, update=True)
+    known = {id(device.node) for device in domain.every()}
+    device = domain.adopt(node.copy())
+    device.complete(d)
+    add_implicit_controllers(d)
+    missing = [c for c in domain.lists["controller"] if id(c.node) not in known and c is not device]
+    for new in (*missing, device):
+        domain.remove(new)
+    for controller in missing:
+        _place_like(controller, like)
+    for new in (*missing, device):
+        try:
+            _seat(new, d, beside)
+        except AddressError as problem:
+            raise _no_room(problem, new.node, live) from problem
+        domain.adopt(new.node)
+    device.check(d)
+    return [*missing, device]
+
+
+def _seat(device: Device, d: Define, beside: Sequence[Device]) -> None:
+    lists = d.domain.lists
+    for other in beside:
+        lists[other.tag].append(other)
+    try:
+        assign_one(device, d, hotplug=True)
+    finally:
+        for other in beside:
+            lists[other.tag].remove(other)
+
+
+def _place_like(controller: Device, stored: Guest | None) -> None:
+    """The place that the stored definition has for a controller."""
+    for other in find_devices(controller, stored.domain.lists["controller"]) if stored is not None else ():
+        address = other.node.child("address")
+        if address is not None and controller.node.child("address") is None:
+            controller.node.append(address.copy())
+
+
+def _joined(live: Guest, devices: Sequence[Device]) -> Guest:
+    """The live document with the devices in it."""
+    guest = live.copy()
+    for device in devices:
+        guest.domain.adopt(device.node.copy())
+    return guest
+
+
+# -- no room ---------------------------------------------------------------------------------------------------
+
+#: kind of place → what gives more of it
+_MORE = {
+    "pcie": "<controller type='pci' model='pcie-root-port'/>",
+    "pci": "<controller type='pci' model='pci-bridge'/>",
+    "pseries": "<controller type='pci' model='pci-root'/>",
+    "usb": "<controller type='usb' model='qemu-xhci'/> or <hub type='usb'/>",
+    "virtio-serial": "<controller type='virtio-serial'/>",
+    "dimm": "more slots: <maxMemory slots='…'>",
+    "drive": "<controller type='scsi' model='virtio-scsi'/>",
+}
+#: words of a message → the kind of place that it speaks of
+_WORDS = (
+    ("No more available PCI slots", "pci"),
+    ("No free USB ports", "usb"),
+    ("virtio-serial port", "virtio-serial"),
+    ("memory module slot", "dimm"),
+    ("SCSI", "drive"),
+)
+
+
+def _no_room(problem: AddressError, node: Node, guest: Guest) -> AddressError:
+    """The same error; where everything is taken, with what is full and what to add in its message."""
+    kind = next((kind for words, kind in _WORDS if words in problem.message), "")
+    if not kind:
+        return problem
+    if kind == "pci":
+        kind = _pci_kind(guest.domain)
+    what = describe(_device_of(node))
+    more = f"add {_MORE[kind]} to the stored definition and restart the guest"
+    return AddressError(
+        f"{problem.message} for {what}; {problem.hint}; {more}", hint=problem.hint, element=problem.element
+    )
+
+
+def _pci_kind(domain: Domain) -> str:
+    if domain.board.is_pseries:
+        return "pseries"
+    express = any(c.node.get("model") == "pcie-root" for c in domain.lists["controller"])
+    return "pcie" if express else "pci"
+
+
+def _device_of(node: Node) -> Device:
+    from qemushim.devices import BY_TAG
+
+    return BY_TAG[node.tag](node)
+
+
+# -- changing and leaving ------------------------------------------------------------------------------------
+
+
+def the_device(text: str, guest: Guest) -> Device:
+    """The device of a guest that an XML describes.  Raises ``ConfigError`` where it is none, or not clear."""
+    node = parse(text)
+    wanted = Guest(Node("domain")).domain.adopt(node)
+    found = find_devices(wanted, guest.domain.lists[wanted.tag])
+    if len(found) == 1:
+        return found[0]
+    what = describe(wanted)
+    if found:
+        raise error.failed(
+            f"multiple devices matching {what} found", hint="say more: an alias, a MAC, a target, an address"
+        )
+    raise ConfigError(
+        f"device not found: no {what} in guest '{guest.name}'", hint="say its alias, MAC, target or address"
+    )
+
+
+def without(guest: Guest, device: Device) -> Guest:
+    """The document without a device of it; everything else stays in place."""
+    twin = guest.copy()
+    twin.domain.remove(_twin(guest, twin, device))
+    return twin
+
+
+def completed(text: str, guest: Guest) -> tuple[str, str]:
+    """The XML of a changed device as it is to be handed on: with the address of the one that it changes.
+
+    Also that address alone, in a form that can be compared.
+    """
+    node, device = parse(text), the_device(text, guest)
+    address = device.node.child("address")
+    if node.child("address") is None and address is not None:
+        node.append(address.copy())
+    return keep(node), place(device)
+
+
+def replaced(guest: Guest, text: str) -> Guest:
+    """The document with a device changed into what the XML says, in its place."""
+    device = the_device(text, guest)
+    node = parse(completed(text, guest)[0])
+    for element in node.iter():
+        element.origin = -1
+    mac = device.node.value("mac/@address")
+    if mac and node.value("mac/@address") is None:
+        node.ensure("mac").set("address", mac)
+    twin = guest.copy()
+    old = _twin(guest, twin, device)
+    siblings = twin.domain.node.ensure("devices").children
+    siblings[next(i for i, child in enumerate(siblings) if child is old.node)] = node
+    known = twin.domain.lists[device.tag]
+    known[known.index(old)] = type(device)(node)
+    return twin
+
+
+def _twin(guest: Guest, copy: Guest, device: Device) -> Device:
+    return copy.domain.lists[device.tag][guest.domain.lists[device.tag].index(device)]

@@ -1,0 +1,181 @@
+"""PCI as a guest sees it: the bus numbers that its firmware gives out, and which slots its kernel knows by number.
+
+libvirt numbers controllers; firmware numbers buses as it finds them, depth first, so the two can differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from qemushim.address.pci import BUS_KINDS
+from qemushim.address.walk import devices_in_order, index_of, number, pci_address
+from qemushim.devices.base import Device
+from qemushim.inspect.survey import Survey
+
+if TYPE_CHECKING:
+    from qemushim.board import Board
+
+_EXPANDERS = ("pci-expander-bus", "pcie-expander-bus")
+#: bridges to conventional PCI that cards can be plugged into while the guest runs
+_PLUGGABLE = ("pci-bridge", "pcie-to-pci-bridge")
+#: the machine version from which a Q35 lets ACPI plug cards into bridges
+_Q35_ACPI = (6, 1)
+#: the machine version from which an i440FX does so below bridges
+_I440FX_BRIDGES = (2, 0)
+
+
+class GuestPlace(NamedTuple):
+    """Where a guest finds a PCI device."""
+
+    domain: int
+    bus: int
+    slot: int
+    function: int
+
+    def __str__(self) -> str:
+        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+
+
+@dataclass(frozen=True)
+class GuestPci:
+    """The PCI buses of a guest, as its kernel numbers them."""
+
+    #: index of a controller → number of the bus that it gives
+    buses: dict[int, int]
+    #: pSeries: index of a controller → PCI domain of its host bridge
+    domains: dict[int, int]
+    #: (index of a bus, slot) → the number under which the kernel has it in /sys/bus/pci/slots
+    slots: dict[tuple[int, int], int]
+    #: slots of libvirt's addresses that have several functions
+    shared: frozenset[tuple[int, int]]
+
+    def place(self, device: Device) -> GuestPlace | None:
+        """Where the guest sees a device; ``None`` for one that is no PCI device."""
+        address = pci_address(device)
+        if address is None:
+            return None
+        bus = self.buses.get(address.bus, address.bus)
+        return GuestPlace(self.domains.get(address.bus, 0), bus, address.slot, address.function)
+
+    def slot_number(self, device: Device) -> int | None:
+        """The hotplug slot that a device is in, by its number."""
+        address = pci_address(device)
+        return self.slots.get((address.bus, address.slot)) if address is not None else None
+
+    def is_shared(self, device: Device) -> bool:
+        address = pci_address(device)
+        return address is not None and (address.bus, address.slot) in self.shared
+
+
+def guest_pci(s: Survey) -> GuestPci:
+    """The buses of a guest as its kernel is going to number them."""
+    controllers = {index_of(c): c for c in s.pci_controllers()}
+    buses, domains = _number_buses(s, controllers)
+    return GuestPci(buses, domains, _hotplug_slots(s, controllers, buses), _shared(s))
+
+
+def _number_buses(s: Survey, controllers: dict[int, Device]) -> tuple[dict[int, int], dict[int, int]]:
+    """Depth first, in the order of slots and functions; expanders begin where their <busNr> says."""
+    below: dict[int, list[tuple[int, int, int]]] = {}
+    for index, controller in controllers.items():
+        place = pci_address(controller)
+        if place is not None:
+            below.setdefault(place.bus, []).append((place.slot, place.function, index))
+    buses: dict[int, int] = {}
+    domains: dict[int, int] = {}
+
+    def visit(index: int, bus: int, domain: int) -> int:
+        """Number a bus and those below; the next free number."""
+        buses[index], domains[index] = bus, domain
+        following = bus + 1
+        for _slot, _function, child in sorted(below.get(index, ())):
+            if controllers[child].node.get("model") not in _EXPANDERS:
+                following = visit(child, following, domain)
+        return following
+
+    roots = [i for i, c in controllers.items() if pci_address(c) is None]
+    for root in roots:
+        host_bridge = number(controllers[root].node.ensure("target"), "index") if s.d.board.is_pseries else 0
+        visit(root, 0, host_bridge)
+    for index, controller in controllers.items():
+        if controller.node.get("model") in _EXPANDERS:
+            first = int(controller.node.value("target/busNr") or index)
+            # a conventional expander holds a bridge of its own, and the cards are behind that
+            visit(index, first + (controller.node.get("model") == "pci-expander-bus"), 0)
+    return buses, domains
+
+
+def _shared(s: Survey) -> frozenset[tuple[int, int]]:
+    """Slots whose function 0 says that there are more."""
+    found = set()
+    for device in devices_in_order(s.domain):
+        place, node = pci_address(device), device.node.child("address")
+        if place is not None and node is not None and (place.function or node.get("multifunction") == "on"):
+            found.add((place.bus, place.slot))
+    return frozenset(found)
+
+
+def machine_version(name: str) -> tuple[int, int]:
+    """``pc-q35-6.2`` → (6, 2); a name without a number is as new as can be."""
+    found = re.search(r"-(?:rhel)?(\d+)\.(\d+)(?:\.\d+)?$", name)
+    return (int(found[1]), int(found[2])) if found else (999, 0)
+
+
+# -- hotplug slots -----------------------------------------------------------------------------------------
+
+
+def _hotplug_slots(
+    s: Survey, controllers: dict[int, Device], buses: dict[int, int]
+) -> dict[tuple[int, int], int]:
+    """The slots that ACPI offers for hotplug, bus by bus: a number that is taken already has no plain name again."""
+    found: dict[tuple[int, int], int] = {}
+    taken: set[int] = set()
+    fixed = _fixed_slots(s)
+    if s.domain.node.find("features/acpi") is None:
+        return found
+    for index in sorted(buses, key=lambda i: buses[i]):
+        controller = controllers[index]
+        if not _has_acpi_slots(controller, s.d.board):
+            continue
+        kind = BUS_KINDS[controller.node.get("model") or "pci-root"]
+        for slot in range(max(kind.first, 1), kind.last + 1):
+            if (index, slot) not in fixed and slot not in taken:
+                taken.add(slot)
+                found[index, slot] = slot
+    return found
+
+
+def _has_acpi_slots(controller: Device, board: Board) -> bool:
+    """Whether ACPI tells of numbered slots on the bus of a controller.
+
+    A root port has one slot, which is number 0 and so has no name.
+    """
+    model = controller.node.get("model") or ""
+    if controller.node.value("target/@hotplug") == "off":
+        return False
+    if board.is_i440fx:
+        version = machine_version(board.machine)
+        return model == "pci-root" or (model in _PLUGGABLE and version >= _I440FX_BRIDGES)
+    return board.is_q35 and model in _PLUGGABLE and machine_version(board.machine) >= _Q35_ACPI
+
+
+#: devices that can not be pulled out of their slot while the guest runs
+def _fixed_slots(s: Survey) -> set[tuple[int, int]]:
+    """Slots with a device that stays: the chipset, the primary graphics card, bridges."""
+    found = {(0, 1)} if s.d.board.is_i440fx else set()
+    for device in _staying(s):
+        place = pci_address(device)
+        if place is not None:
+            found.add((place.bus, place.slot))
+    return found
+
+
+def _staying(s: Survey) -> Iterator[Device]:
+    yield from s.domain.lists["video"]
+    yield from s.pci_controllers()
+
+
+__all__ = ["GuestPci", "GuestPlace", "guest_pci", "machine_version"]

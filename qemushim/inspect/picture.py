@@ -1,0 +1,241 @@
+"""A topology as a picture: a room for each bus, a row for each place, lines from a controller to its room.
+
+SVG with nothing but text and shapes: it scales, can be searched, has words for a screen reader, and follows the
+reader's choice of light or dark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qemushim.inspect.topology import Bus, Place, Topology
+
+ROW, TITLE, GAP, PAD = 24, 30, 18, 12
+#: between columns of rooms, where the lines run
+LANE = 64
+#: width of a character of the text, and of one in a room's title
+CHAR, TITLE_CHAR = 7.0, 7.6
+HEAD = 96
+#: squares that show free places, at most so many in a row
+SQUARE, SQUARES = 11, 32
+
+#: kind of device → class of its colour
+_CLASSES = {
+    **dict.fromkeys(("disk", "filesystem", "nvram"), "storage"),
+    **dict.fromkeys(("interface", "vsock"), "network"),
+    **dict.fromkeys(("video", "sound", "input", "redirdev"), "seat"),
+    **dict.fromkeys(("controller", "hub", "smartcard"), "bus"),
+    **dict.fromkeys(("hostdev", "shmem"), "host"),
+    "chipset": "chipset",
+}
+_LEGEND = (
+    ("storage", "disks"),
+    ("network", "network"),
+    ("seat", "screen, sound, input"),
+    ("bus", "controllers"),
+    ("host", "host devices"),
+    ("other", "others"),
+    ("chipset", "of the board"),
+)
+_STYLE = """
+  svg { --paper: #ffffff; --room: #f6f7f9; --line: #c3c9d1; --ink: #1b2330; --dim: #5b6675; --wire: #8d98a7;
+        --storage: #b35900; --network: #0b6bcb; --seat: #7a3fb8; --bus: #475467; --host: #b3261e; --other: #0f766e;
+        --chipset: #98a2b0; --hot: #1a7f37; }
+  @media (prefers-color-scheme: dark) {
+    svg { --paper: #12161c; --room: #1b212a; --line: #3a4350; --ink: #e8ecf1; --dim: #a3adba; --wire: #6b7787;
+          --storage: #ffab5e; --network: #6cb6ff; --seat: #c9a0f5; --bus: #b4bfcc; --host: #ff8a80; --other: #5fd3c6;
+          --chipset: #7a8594; --hot: #56d364; }
+  }
+  text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: var(--ink); dominant-baseline: central; }
+  .paper { fill: var(--paper); } .room { fill: var(--room); stroke: var(--line); }
+  .rule { stroke: var(--line); } .title { font-weight: 600; } .dim { fill: var(--dim); }
+  .name { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 11px; fill: var(--dim); }
+  .head { font-size: 18px; font-weight: 600; }
+  .wire { fill: none; stroke: var(--wire); stroke-width: 1.5; } .dot { fill: var(--wire); }
+  .free { fill: none; stroke: var(--dim); stroke-dasharray: 2 2; } .hot { fill: none; stroke: var(--hot); stroke-width: 1.4; }
+  .words-hot { fill: var(--hot); }
+  .storage { fill: var(--storage); } .network { fill: var(--network); } .seat { fill: var(--seat); }
+  .bus { fill: var(--bus); } .host { fill: var(--host); } .other { fill: var(--other); } .chipset { fill: var(--chipset); }
+"""
+
+
+@dataclass(slots=True)
+class Room:
+    """A bus with its place in the picture."""
+
+    bus: Bus
+    column: int
+    #: the row of the room that it hangs from
+    above: tuple[Room, int] | None
+    x: float = 0
+    y: float = 0
+    width: float = 0
+
+    @property
+    def height(self) -> float:
+        return TITLE + max(1, len(self.bus.places)) * ROW + PAD / 2
+
+    def row(self, number: int) -> float:
+        """The middle of a row."""
+        return self.y + TITLE + number * ROW + ROW / 2
+
+
+def svg(found: Topology) -> str:
+    """The picture, as the text of an SVG file."""
+    rooms = _arrange(found)
+    width = max([560.0, *(room.x + room.width + PAD * 2 for room in rooms)])
+    height = max(room.y + room.height for room in rooms) + PAD * 2 if rooms else HEAD
+    title = f"{found.name or 'guest'}: {found.machine}, {found.arch}"
+    free = sum(bus.free for bus in found.every() if bus.hotplug and bus.type == "pci")
+    words = f"{len(rooms)} buses; {free} PCI slots are free for devices plugged in while the guest runs."
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-labelledby="title desc">',
+        f'<title id="title">{_text(title)}</title><desc id="desc">{_text(words)}</desc>',
+        f"<style>{_STYLE}</style>",
+        f'<rect class="paper" width="{width:.0f}" height="{height:.0f}"/>',
+        f'<text class="head" x="{PAD * 2}" y="28">{_text(title)}</text>',
+        *_legend(),
+        *(_wire(room) for room in rooms if room.above is not None),
+        *(_room(room) for room in rooms),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+# -- where everything goes ---------------------------------------------------------------------------------
+
+
+def _arrange(found: Topology) -> list[Room]:
+    """Rooms in columns by depth; each as high up as the row that it hangs from, if the column has room there."""
+    rooms: list[Room] = []
+
+    def collect(bus: Bus, column: int, above: tuple[Room, int] | None) -> None:
+        room = Room(bus, column, above, width=_width(bus))
+        rooms.append(room)
+        for number, place in enumerate(bus.places):
+            for below in place.buses:
+                collect(below, column + 1, (room, number))
+
+    for bus in found.buses:
+        collect(bus, 0, None)
+    columns = max((room.column for room in rooms), default=0) + 1
+    widths = [max((room.width for room in rooms if room.column == column), default=0) for column in range(columns)]
+    free = [float(HEAD)] * columns
+    for room in rooms:
+        column = room.column
+        room.x = PAD * 2 + sum(widths[:column]) + LANE * column
+        room.width = widths[column]
+        wanted = room.above[0].row(room.above[1]) - TITLE / 2 if room.above is not None else 0
+        room.y = max(free[column], wanted)
+        free[column] = room.y + room.height + GAP
+    return rooms
+
+
+def _width(bus: Bus) -> float:
+    rows = [
+        PAD * 2 + _name_width(bus) + 22 + (_squares_width(place) if place.free else len(_who(place)) * CHAR)
+        for place in bus.places
+    ]
+    return max([PAD * 2 + len(f"{bus.name}  {_model(bus)}") * TITLE_CHAR, 150.0, *rows])
+
+
+def _name_width(bus: Bus) -> float:
+    return max((len(place.names) for place in bus.places), default=0) * CHAR + 8
+
+
+def _squares_width(place: Place) -> float:
+    return min(place.free, SQUARES) * (SQUARE + 3) + len(_free_words(place)) * CHAR + 10
+
+
+def _model(bus: Bus) -> str:
+    return "" if bus.model == bus.type else bus.model
+
+
+def _who(place: Place) -> str:
+    alias = f"  {place.alias}" if place.alias and place.alias not in place.device.split() else ""
+    return f"{place.device}{alias}"
+
+
+def _free_words(place: Place) -> str:
+    return f"{place.free} free" if place.free > 1 else "free"
+
+
+# -- shapes ------------------------------------------------------------------------------------------------
+
+
+def _room(room: Room) -> str:
+    bus = room.bus
+    words = f"{bus.name}: {bus.used} in use, {bus.free} free"
+    parts = [
+        f"<g><title>{_text(words)}</title>",
+        f'<rect class="room" x="{room.x:.1f}" y="{room.y:.1f}" width="{room.width:.1f}" '
+        f'height="{room.height:.1f}" rx="8"/>',
+        f'<text x="{room.x + PAD:.1f}" y="{room.y + TITLE / 2:.1f}"><tspan class="title">{_text(bus.name)}</tspan>'
+        f'<tspan class="dim" dx="8">{_text(_model(bus))}</tspan></text>',
+        f'<line class="rule" x1="{room.x:.1f}" x2="{room.x + room.width:.1f}" y1="{room.y + TITLE - 2:.1f}" '
+        f'y2="{room.y + TITLE - 2:.1f}"/>',
+    ]
+    left = room.x + PAD + _name_width(bus)
+    for number, place in enumerate(bus.places):
+        parts += _row(room, number, place, left)
+    if not bus.places:
+        parts.append(f'<text class="dim" x="{room.x + PAD:.1f}" y="{room.row(0):.1f}">nothing</text>')
+    return "".join([*parts, "</g>"])
+
+
+def _row(room: Room, number: int, place: Place, left: float) -> list[str]:
+    y = room.row(number)
+    parts = [f'<text class="name" x="{room.x + PAD:.1f}" y="{y:.1f}">{_text(place.names)}</text>']
+    if not place.free:
+        colour = _CLASSES.get(place.kind, "other")
+        parts.append(f'<rect class="{colour}" x="{left:.1f}" y="{y - 6:.1f}" width="12" height="12" rx="3"/>')
+        parts.append(f'<text x="{left + 20:.1f}" y="{y:.1f}">{_text(place.device)}')
+        if _who(place) != place.device:
+            parts.append(f'<tspan class="dim" dx="7">{_text(place.alias)}</tspan>')
+        parts.append("</text>")
+        return parts
+    hot = room.bus.hotplug
+    for square in range(min(place.free, SQUARES)):
+        x = left + square * (SQUARE + 3)
+        parts.append(
+            f'<rect class="{"hot" if hot else "free"}" x="{x:.1f}" y="{y - 5.5:.1f}" width="{SQUARE}" '
+            f'height="{SQUARE}" rx="2.5"/>'
+        )
+    end = left + min(place.free, SQUARES) * (SQUARE + 3) + 6
+    style = "words-hot" if hot else "dim"
+    parts.append(f'<text class="{style}" x="{end:.1f}" y="{y:.1f}">{_free_words(place)}</text>')
+    return parts
+
+
+def _wire(room: Room) -> str:
+    """From the row of the controller to the room's title."""
+    assert room.above is not None
+    above, number = room.above
+    x1, y1 = above.x + above.width, above.row(number)
+    x2, y2 = room.x, room.y + TITLE / 2
+    # a lane for each row, so that lines that turn do not lie on each other
+    turn = x1 + 10 + (number % 10) * (LANE - 20) / 10 if abs(y1 - y2) > 1 else (x1 + x2) / 2
+    return (
+        f'<path class="wire" d="M{x1:.1f} {y1:.1f}H{turn:.1f}V{y2:.1f}H{x2:.1f}"/>'
+        f'<circle class="dot" cx="{x1:.1f}" cy="{y1:.1f}" r="3"/>'
+    )
+
+
+def _legend() -> list[str]:
+    parts, x = [], float(PAD * 2)
+    for colour, words in _LEGEND:
+        parts.append(f'<rect class="{colour}" x="{x:.1f}" y="50" width="12" height="12" rx="3"/>')
+        parts.append(f'<text class="dim" x="{x + 18:.1f}" y="56">{words}</text>')
+        x += 18 + len(words) * CHAR + 14
+    x = float(PAD * 2)
+    for style, words in (("hot", "free, also while the guest runs"), ("free", "free for the next start")):
+        parts.append(f'<rect class="{style}" x="{x:.1f}" y="70.5" width="{SQUARE}" height="{SQUARE}" rx="2.5"/>')
+        parts.append(f'<text class="dim" x="{x + 18:.1f}" y="76">{words}</text>')
+        x += 18 + len(words) * CHAR + 14
+    return parts
+
+
+def _text(text: str) -> str:
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
