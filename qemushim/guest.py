@@ -53,6 +53,7 @@ from qemushim.machine.consoles import assign_isa_ports, check_consoles, complete
 from qemushim.machine.domain import Domain, require_domain
 from qemushim.machine.environment import build_environment
 from qemushim.machine.implicit import (
+    add_hostdev_controllers,
     add_implicit_controllers,
     add_implicit_devices,
     add_implicit_video,
@@ -114,6 +115,7 @@ DEFINE: tuple[Step, ...] = (
     vcpu.complete_vcpus,
     cputune.complete_cputune,
     check_usb,
+    add_hostdev_controllers,
     assign_controller_indexes,
     keep_devices,
     features.strip_acpi,

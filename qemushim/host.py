@@ -215,7 +215,16 @@ def assumed_firmware() -> tuple[tuple[str, Mapping[str, Any] | None], ...]:
 
 
 def no_secret(kind: str, reference: str) -> bytes:
-    raise error.failed(f"secret {reference} is not known to this host", hint="define it on this host, or try --host nominal")
+    """A host that keeps no secrets.  Raises ``ConfigError``."""
+    how = "uuid" if len(reference) == 36 and reference.count("-") == 4 else "usage"
+    raise error.plain(f"Secret not found: no secret with matching {how} '{reference}'", hint="try --host nominal")
+
+
+def no_volume(pool: str, name: str) -> Mapping[str, Any] | None:
+    """A host that has no storage pools.  Raises ``ConfigError``."""
+    raise error.plain(
+        f"Storage pool not found: no storage pool with matching name '{pool}'", hint="try --host nominal"
+    )
 
 
 @dataclass(frozen=True)

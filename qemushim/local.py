@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qemushim.document.units import parse_set
-from qemushim.host import Descriptors, Host, Hugepages, NumaNode, Paths, PciDevice, QemuConf, no_secret
+from qemushim.host import Descriptors, Host, Hugepages, NumaNode, Paths, PciDevice, QemuConf, no_secret, no_volume
 
 #: what ``uname -m`` says → libvirt's name, where they differ
 _ARCH = {"i386": "i686", "i586": "i686", "armv8l": "armv7l", "arm64": "aarch64"}
@@ -80,7 +80,7 @@ def local_host(nominal: Host) -> Host:
         new_mac=lambda purpose: "52:54:00:" + ":".join(f"{b:02x}" for b in secrets.token_bytes(3)),
         random_iv=secrets.token_bytes(16),
         find_network=lambda name: None,
-        find_volume=lambda pool, name: None,
+        find_volume=no_volume,
         find_secret=no_secret,
     )
 

@@ -139,10 +139,10 @@ def test_disks_bring_their_controllers() -> None:
 # -- indexes and order -------------------------------------------------------------------------------------
 
 
-def test_lowest_unused_index() -> None:
+def test_lowest_unused_index_where_the_document_has_them() -> None:
     scsi = "<controller type='scsi'{} model='virtio-scsi'/>"
     found = controllers(scsi.format(" index='1'") + scsi.format("") + scsi.format(""))
-    assert [index for kind, index, _ in found if kind == "scsi"] == ["0", "1", "2"]
+    assert [index for kind, index, _ in found if kind == "scsi"] == ["1", "0", "2"]
 
 
 def test_parts_of_a_usb2_controller_share_an_index() -> None:

@@ -158,7 +158,7 @@ def test_both_spellings_of_a_listen_address_mean_the_same(address: str, port: in
             "<graphics type='vnc'><listen type='address' network='n'/></graphics>",
             "network attribute not allowed",
         ),
-        ("<graphics type='desktop'/>", "unsupported graphics type 'desktop'"),
+        ("<graphics type='desktop'/>", "desktop graphics are not supported with this QEMU"),
         (
             "<graphics type='sdl'/><graphics type='egl-headless'/>",
             "only supported with one of: 'vnc', 'spice'",
@@ -289,13 +289,18 @@ def test_spice_ports(xml: str, expected: str) -> None:
             "secure channels set in XML configuration, but TLS connection is not available",
         ),
         ("<graphics type='vnc'/><graphics type='vnc'/>", "only 1 graphics device of each type"),
-        ("<graphics type='vnc'><listen type='network' network='n'/></graphics>", "had no usable address"),
     ],
 )
 def test_not_started(xml: str, words: str) -> None:
     with pytest.raises(ConfigError) as refused:
         shown(xml)
     assert words in refused.value.message
+
+
+def test_a_network_without_an_address() -> None:
+    host = replace(HOST, find_network=lambda name: None)
+    with pytest.raises(ConfigError, match="listen network 'n' had no usable address"):
+        shown("<graphics type='vnc'><listen type='network' network='n'/></graphics>", host=host)
 
 
 def test_the_address_of_a_network() -> None:

@@ -245,7 +245,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--case", type=Path, help="judge a document that was kept")
     parser.add_argument("--qemu", default="10.0", help="emulator for --case")
     options = parser.parse_args(arguments)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     if options.case:
         root = documents.parse(options.case.read_bytes())
         outcome = judge(documents.text(root), find(options.qemu, root.value("os/type/@arch") or "x86_64"))
@@ -264,4 +263,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sys.exit(main())

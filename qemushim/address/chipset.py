@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qemushim.address.needs import PCI, Need
 from qemushim.address.pci import PciTree
-from qemushim.address.walk import index_of, pci_address, wants_pci, write_pci
+from qemushim.address.walk import index_of, pci_address, wants_pci
 from qemushim.devices.address import PciAddress
 from qemushim.devices.base import Device
 from qemushim.errors import error
@@ -33,10 +33,17 @@ def _at(slot: int, function: int = 0) -> PciAddress:
 
 
 def _put(
-    tree: PciTree, device: Device, place: PciAddress, need: Need, *, multifunction: bool = False
+    layout: PciLayout,
+    tree: PciTree,
+    device: Device,
+    place: PciAddress,
+    need: Need,
+    *,
+    multifunction: bool = False,
 ) -> None:
     tree.reserve(place, need, device.node)
-    write_pci(device, place, multifunction=multifunction)
+    if pci_address(device) is None:
+        layout.write(device, place, multifunction=multifunction)
 
 
 def _put_video(layout: PciLayout, tree: PciTree, slot: int) -> None:
@@ -46,7 +53,7 @@ def _put_video(layout: PciLayout, tree: PciTree, slot: int) -> None:
         return
     video = videos[0]
     if tree.is_free(slot):
-        _put(tree, video, _at(slot), layout.need(video))
+        _put(layout, tree, video, _at(slot), layout.need(video))
     else:
         layout.place(tree, video, write=not tree.growing)
 
@@ -73,7 +80,7 @@ class I440fx:
         given = pci_address(controller)
         if given is not None and given != place:
             raise error.xml(name, controller.node, "leave out its <address>")
-        _put(tree, controller, place, PCI)
+        _put(layout, tree, controller, place, PCI)
 
 
 class Q35:
@@ -88,14 +95,14 @@ class Q35:
         sounds = (s for s in layout.domain.lists["sound"] if s.node.get("model") == "ich9")
         sound = next((s for s in sounds if wants_pci(s)), None)
         if sound is not None and tree.is_free(0x1B):
-            _put(tree, sound, _at(0x1B), layout.need(sound))
+            _put(layout, tree, sound, _at(0x1B), layout.need(sound))
 
     def _built_in(self, controller: Device, layout: PciLayout, tree: PciTree) -> None:
         kind, model = controller.node.get("type"), controller.node.get("model")
         given = pci_address(controller)
         if kind == "sata" and index_of(controller) == 0:
             if given is None:
-                _put(tree, controller, _at(0x1F, 2), PCI)
+                _put(layout, tree, controller, _at(0x1F, 2), PCI)
             elif given != _at(0x1F, 2):
                 raise error.xml(
                     "Primary SATA controller must have PCI address 0:0:1f.2",
@@ -107,6 +114,6 @@ class Q35:
         elif model == "ich9-uhci1":
             free = next((slot for slot in (0x1D, 0x1A) if tree.is_free(slot)), None)
             if free is not None:
-                _put(tree, controller, _at(free), layout.need(controller), multifunction=True)
+                _put(layout, tree, controller, _at(free), layout.need(controller), multifunction=True)
         elif model == "dmi-to-pci-bridge" and tree.is_free(0x1E):
-            _put(tree, controller, _at(0x1E), layout.need(controller))
+            _put(layout, tree, controller, _at(0x1E), layout.need(controller))

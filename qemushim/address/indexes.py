@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from qemushim.address.pcilayout import USB2_FUNCTIONS
 from qemushim.address.walk import number
 from qemushim.devices.base import Device
-from qemushim.machine.order import insert_device
 
 if TYPE_CHECKING:
     from qemushim.context import Define
@@ -38,7 +37,6 @@ def assign_controller_indexes(d: Define) -> None:
             controller.node.set("index", index)
         if kind == "usb":
             previous = controller
-    _sort(controllers)
 
 
 def _type(controller: Device) -> str:
@@ -55,11 +53,3 @@ def _shared_index(part: Device, previous: Device | None, controllers: list[Devic
         other.node.get("model") == model and other.node.get("index") == str(index) for other in controllers
     )
     return None if twin else index
-
-
-def _sort(controllers: list[Device]) -> None:
-    """With their indexes known, put them where they belong in the list."""
-    unsorted = controllers[:]
-    controllers.clear()
-    for controller in unsorted:
-        insert_device(controllers, controller)

@@ -6,7 +6,7 @@ One table per kind of device, keyed by model; one function, ``pci_need``, that a
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Flag, auto
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.devices.base import Device
@@ -17,39 +17,25 @@ if TYPE_CHECKING:
     from qemushim.context import Context
 
 
-class Kind(Flag):
-    """What a device is to the slot that it is plugged into, and what a slot accepts."""
+class Kind(StrEnum):
+    """What a device is to the slot that it is plugged into, in the words of messages."""
 
-    NONE = 0
-    PCI = auto()
-    PCIE = auto()
-    PCI_BRIDGE = auto()
-    DMI_TO_PCI_BRIDGE = auto()
-    PCIE_TO_PCI_BRIDGE = auto()
-    PCIE_ROOT_PORT = auto()
-    SWITCH_UPSTREAM = auto()
-    SWITCH_DOWNSTREAM = auto()
-    PCI_EXPANDER = auto()
-    PCIE_EXPANDER = auto()
+    NONE = ""
+    PCI = "standard PCI device"
+    PCIE = "PCI Express device"
+    PCI_BRIDGE = "pci-bridge"
+    DMI_TO_PCI_BRIDGE = "dmi-to-pci-bridge"
+    PCIE_TO_PCI_BRIDGE = "pcie-to-pci-bridge"
+    PCIE_ROOT_PORT = "pcie-root-port"
+    SWITCH_UPSTREAM = "pcie-switch-upstream-port"
+    SWITCH_DOWNSTREAM = "pcie-switch-downstream-port"
+    PCI_EXPANDER = "pci-expander-bus"
+    PCIE_EXPANDER = "pcie-expander-bus"
 
 
-ENDPOINT = Kind.PCI | Kind.PCIE
-#: what a PCI controller is to the bus above it (the roots are plugged into nothing)
-CONTROLLER_KINDS = {
-    "dmi-to-pci-bridge": Kind.DMI_TO_PCI_BRIDGE,
-    "pci-bridge": Kind.PCI_BRIDGE,
-    "pci-expander-bus": Kind.PCI_EXPANDER,
-    "pcie-expander-bus": Kind.PCIE_EXPANDER,
-    "pcie-root-port": Kind.PCIE_ROOT_PORT,
-    "pcie-switch-downstream-port": Kind.SWITCH_DOWNSTREAM,
-    "pcie-switch-upstream-port": Kind.SWITCH_UPSTREAM,
-    "pcie-to-pci-bridge": Kind.PCIE_TO_PCI_BRIDGE,
-}
-KIND_NAMES = {
-    Kind.PCI: "standard PCI device",
-    Kind.PCIE: "PCI Express device",
-    **{kind: model for model, kind in CONTROLLER_KINDS.items()},
-}
+ENDPOINTS = frozenset({Kind.PCI, Kind.PCIE})
+#: model of a PCI controller → what it is to the bus above it (the roots are plugged into nothing)
+CONTROLLER_KINDS = {kind.value: kind for kind in Kind if kind is not Kind.NONE and kind not in ENDPOINTS}
 
 
 class Need(NamedTuple):

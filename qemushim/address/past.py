@@ -7,7 +7,7 @@ does say is law.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ class Past:
 
 
 def keep_identity(d: Define) -> None:
-    """UUID, architecture, and the version of the machine type, where the document leaves them open."""
+    """UUID, generation ID, architecture, and the version of the machine type, where the document leaves them open."""
     if d.past is None:
         return
     old = d.past.documents[0]
@@ -59,6 +59,9 @@ def keep_identity(d: Define) -> None:
     told = [table.uuid for table in d.domain.sysinfo if table.uuid]
     if d.domain.uuid is None and not told:
         d.domain.uuid = old.uuid
+    genid = d.domain.node.child("genid")
+    if genid is not None and not genid.text.strip():
+        genid.text = old.genid or ""
     if not kind.get("arch") and old.arch:
         kind.set("arch", old.arch)
     if kind.get("arch") == old.arch and _is_open(kind.get("machine"), old.machine_type, d):
@@ -97,15 +100,24 @@ def keep_devices(d: Define) -> None:
         # other buses: no address means there what it meant here
         d.past = None
         return
-    keeper = _Keeper(d.domain)
-    if not d.domain.lists["controller"]:
-        keeper.adopt(past.documents[0].lists["controller"])
+    keeper = _Keeper(d.domain, _recognised(past))
+    keeper.adopt(_unsaid_controllers(d.domain, past.documents[0]))
     for document, pairs in past:
         for new, old in pairs.items():
             if old.address_type in _EARLY and _same_bus(new, old):
                 keeper.keep(new, old, document)
             elif old.address_type != "pci" and place_of(new) is None:
                 keeper.support(old, document)
+
+
+def _unsaid_controllers(new: Domain, old: Domain) -> list[Device]:
+    """The controllers that a document says nothing of: all of them, or those of PCI where it names the root at most."""
+    given, known = new.lists["controller"], old.lists["controller"]
+    if not given:
+        return known
+    if any(c.node.get("type") == "pci" and _number(c.node, "index") for c in given):
+        return []
+    return [c for c in known if c.node.get("type") == "pci" and _number(c.node, "index")]
 
 
 def _same_board(old: Domain, d: Define) -> bool:
@@ -136,13 +148,14 @@ def keep_addresses(d: Define) -> None:
     past = d.past
     if past is None:
         return
-    keeper = _Keeper(d.domain)
     for document, pairs in past:
         known = set(pairs.values())
         # what the guest has without being asked for was not there to be recognised before
         rest = {tag: [x for x in devices if x not in pairs] for tag, devices in d.domain.lists.items()}
         others = {tag: [x for x in devices if x not in known] for tag, devices in document.lists.items()}
         pairs.update(pair_devices(rest, others))
+    keeper = _Keeper(d.domain, _recognised(past))
+    for document, pairs in past:
         for new, old in pairs.items():
             if _may_sit(new, old, d):
                 keeper.keep(new, old, document)
@@ -159,11 +172,17 @@ def _may_sit(new: Device, old: Device, d: Define) -> bool:
     return home == kind or ({home, kind} <= _VIRTIO and is_virtio(new, d) and is_virtio(old, d))
 
 
+def _recognised(past: Past) -> set[Device]:
+    return {old for _, pairs in past for old in pairs.values()}
+
+
 class _Keeper:
     """Writes old addresses into a new document, with what they stand on."""
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, known: Collection[Device] = ()) -> None:
+        """``known``: old devices that the domain has already, wherever they are going to sit."""
         self.domain = domain
+        self.known = known
         self.taken = {place_of(device) for device in self.domain.every()}
         self.controllers = {_controller_key(device) for device in self.domain.lists["controller"]}
 
@@ -182,6 +201,8 @@ class _Keeper:
     def support(self, device: Device, document: Domain) -> None:
         """The controllers and hubs that the address of an old device speaks of, where there are none."""
         for support in _supports(device, document):
+            if support in self.known:
+                continue
             if support.tag == "hub":
                 missing = place_of(support) not in self.taken
             else:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qemushim.address.needs import ENDPOINT, KIND_NAMES, Kind, Need
+from qemushim.address.needs import ENDPOINTS, Kind, Need
 from qemushim.devices.address import PciAddress
 from qemushim.document.node import Node
 from qemushim.errors import AddressError
@@ -22,7 +22,7 @@ MOST_BUSES = 256
 class BusKind(NamedTuple):
     """What one model of controller offers below itself."""
 
-    accepts: Kind
+    accepts: frozenset[Kind]
     first: int
     last: int
     #: libvirt puts devices here that have no address
@@ -30,21 +30,22 @@ class BusKind(NamedTuple):
     hotplug: bool = True
 
 
-_BRIDGED = Kind.PCI | Kind.PCI_BRIDGE
-_PORT = Kind.PCIE | Kind.SWITCH_UPSTREAM | Kind.PCIE_TO_PCI_BRIDGE
-_PCIE_ROOT = Kind.PCIE | Kind.PCIE_ROOT_PORT | Kind.DMI_TO_PCI_BRIDGE | Kind.PCIE_EXPANDER
+_BRIDGED = frozenset({Kind.PCI, Kind.PCI_BRIDGE})
+_PORT = frozenset({Kind.PCIE, Kind.SWITCH_UPSTREAM, Kind.PCIE_TO_PCI_BRIDGE})
+_PCIE_ROOT = frozenset({Kind.PCIE, Kind.PCIE_ROOT_PORT, Kind.DMI_TO_PCI_BRIDGE, Kind.PCIE_EXPANDER})
+_PCIE_EXPANDER = frozenset({Kind.PCIE_ROOT_PORT, Kind.DMI_TO_PCI_BRIDGE})
 BUS_KINDS = {
     "dmi-to-pci-bridge": BusKind(_BRIDGED, 0, 31, automatic=False, hotplug=False),
     "pci-bridge": BusKind(_BRIDGED, 1, 31),
     "pci-expander-bus": BusKind(_BRIDGED, 0, 31),
-    "pci-root": BusKind(_BRIDGED | Kind.PCI_EXPANDER, 1, 31),
-    "pcie-expander-bus": BusKind(
-        Kind.PCIE_ROOT_PORT | Kind.DMI_TO_PCI_BRIDGE, 0, 31, automatic=False, hotplug=False
-    ),
+    "pci-root": BusKind(_BRIDGED | {Kind.PCI_EXPANDER}, 1, 31),
+    "pcie-expander-bus": BusKind(_PCIE_EXPANDER, 0, 31, automatic=False, hotplug=False),
     "pcie-root": BusKind(_PCIE_ROOT, 1, 31, automatic=False, hotplug=False),
     "pcie-root-port": BusKind(_PORT, 0, 0),
     "pcie-switch-downstream-port": BusKind(_PORT, 0, 0),
-    "pcie-switch-upstream-port": BusKind(Kind.SWITCH_DOWNSTREAM, 0, 31, automatic=False, hotplug=False),
+    "pcie-switch-upstream-port": BusKind(
+        frozenset({Kind.SWITCH_DOWNSTREAM}), 0, 31, automatic=False, hotplug=False
+    ),
     "pcie-to-pci-bridge": BusKind(_BRIDGED, 1, 31),
 }
 
@@ -102,7 +103,8 @@ class Bus:
         slot = min([self._low, *shared])
         if slot > self.kind.last:
             return None
-        return slot, next(f for f in range(8) if not self.slots[slot] >> f & 1)
+        used = self.slots[slot]
+        return slot, next(f for f in range(8) if not used >> f & 1) if used else 0
 
     def drawing(self) -> str:
         """``bus 0 (pci-root): 01:0f 02``: the slots in use, with the functions where it is not 0 alone."""
@@ -171,7 +173,7 @@ class PciTree:
         if function is not None:
             address = address._replace(function=function)
         bus = self.buses[address.bus]
-        if bus.is_empty and not bus.locked:
+        if bus.isolation != need.isolation and bus.is_empty and not bus.locked:
             bus.isolation = need.isolation
         bus.take(address.slot, 1 << address.function, joins=need.joins)
         return address
@@ -259,18 +261,20 @@ class PciTree:
         else:
             why = (
                 f"The device at PCI address {address} cannot be plugged into the PCI controller with "
-                f"index='{bus.index}'. It requires a controller that accepts a {KIND_NAMES[need.kind]}."
+                f"index='{bus.index}'. It requires a controller that accepts a {need.kind}."
             )
         return self._error(f"{prefix}: {why}", node)
 
     def _isolate(self, bus: Bus, need: Need, node: Node | None, *, explicit: bool) -> None:
         """A bus takes the group of its first device; a user may mix groups, and then the bus has none."""
+        if bus.isolation == need.isolation:
+            return
         if bus.is_empty and not bus.locked:
             bus.isolation = need.isolation
-        elif bus.isolation != need.isolation and explicit:
+        elif explicit:
             bus.isolation = 0
             self._start.clear()
-        elif bus.isolation != need.isolation:
+        else:
             why = f"PCI bus {bus.index} accepts devices from isolation group {bus.isolation} alone"
             raise self._error(f"internal error: {why}", node)
 
@@ -307,7 +311,7 @@ class PciTree:
 
     def _growth(self, need: Need, node: Node | None) -> tuple[str, ...]:
         """Models to add, upper first, so that a device of this need finds a slot below the last."""
-        if need.kind & (Kind.PCI | Kind.PCI_BRIDGE):
+        if need.kind in _BRIDGED:
             if self.abilities.many_roots:
                 return ("pci-root",)
             if any(Kind.PCI_BRIDGE in bus.kind.accepts for bus in self.buses):
@@ -315,11 +319,11 @@ class PciTree:
             if self.abilities.pcie_to_pci_bridge:
                 return ("pcie-root-port", "pcie-to-pci-bridge")
             return ("dmi-to-pci-bridge", "pci-bridge")
-        if need.kind & (Kind.PCIE | Kind.SWITCH_UPSTREAM):
+        if need.kind in (Kind.PCIE, Kind.SWITCH_UPSTREAM):
             return ("pcie-root-port",)
         raise self._error(
             "internal error: a PCI slot is needed to connect a PCI controller "
-            f"model='{KIND_NAMES[need.kind]}', but none is available, and it cannot be automatically added",
+            f"model='{need.kind}', but none is available, and it cannot be automatically added",
             node,
         )
 
@@ -328,13 +332,11 @@ def serves(bus: Bus, need: Need, *, explicit: bool = False) -> bool:
     """Whether a bus takes a device of this need.  An address that the user wrote is held to less."""
     accepts, kind = bus.kind.accepts, need.kind
     if need.integrated:
-        return bus.index == 0 and bool(accepts & ENDPOINT)
+        return bus.index == 0 and not accepts.isdisjoint(ENDPOINTS)
     if need.hotplug and not bus.kind.hotplug:
         return False
-    if explicit:
-        if kind & ENDPOINT:
-            return bool(accepts & ENDPOINT)
-        if kind is Kind.PCI_BRIDGE and Kind.PCI in accepts:
-            return True
-        return bool(kind & accepts)
-    return bool(kind & accepts) and (bus.kind.automatic or not need.automatic)
+    if not explicit:
+        return kind in accepts and (bus.kind.automatic or not need.automatic)
+    if kind in ENDPOINTS:
+        return not accepts.isdisjoint(ENDPOINTS)
+    return kind in accepts or (kind is Kind.PCI_BRIDGE and Kind.PCI in accepts)

@@ -7,7 +7,7 @@ https://libvirt.org/pci-addresses.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.address.chipset import Chipset, chipset_of
@@ -71,6 +71,15 @@ class PciLayout:
         self.abilities = Abilities(self.board.is_pseries, d.emulator.flag("pcie-pci-bridge"))
         self.groups = isolation_groups(d) if self.board.is_pseries else {}
         self._needs: dict[int, Need] = {}
+        #: the devices that have an address, and those that may want one; kept up as addresses are given
+        self.places: list[tuple[Device, PciAddress]] = []
+        self.open: list[Device] = []
+        for device in devices_in_order(d.domain):
+            place = pci_address(device)
+            if place is not None:
+                self.places.append((device, place))
+            elif wants_pci(device):
+                self.open.append(device)
 
     def need(self, device: Device) -> Need:
         key = id(device)
@@ -86,9 +95,8 @@ class PciLayout:
     def tree(self, *, growing: bool = False) -> PciTree:
         """The buses, with the devices that have an address in them."""
         tree = self.bare_tree(growing=growing)
-        for device in devices_in_order(self.domain):
-            place = pci_address(device)
-            if place is not None and not _is_built_in(device, place):
+        for device, place in self.places:
+            if not _is_built_in(device, place):
                 need = self.need(device)
                 if need.kind is Kind.NONE:
                     need = need._replace(kind=Kind.PCI)
@@ -114,7 +122,8 @@ class PciLayout:
             if controller is None:
                 tree.add(filler if number else _ROOT_MODELS[self.express])
             else:
-                hotplug = controller.node.value("target/@hotplug") != "off"
+                target = controller.node.child("target")
+                hotplug = target is None or target.get("hotplug") != "off"
                 tree.add(_model(controller), hotplug=hotplug)
         return tree
 
@@ -122,16 +131,12 @@ class PciLayout:
 
     def is_complete(self) -> bool:
         """Whether every PCI device has its place, and every place its bus: nothing could be added then."""
-        if len(self.controllers) <= max(map(index_of, self.controllers), default=-1):
+        buses = len(self.controllers)
+        if buses <= max(map(index_of, self.controllers), default=-1):
             return False
-        for device in devices_in_order(self.domain):
-            place = pci_address(device)
-            if place is not None:
-                if place.bus >= len(self.controllers):
-                    return False
-            elif wants_pci(device) and self.need(device).kind is not Kind.NONE:
-                return False
-        return True
+        if any(place.bus >= buses for _, place in self.places):
+            return False
+        return all(self.need(device).kind is Kind.NONE for device in self.open)
 
     def dry_run(self) -> None:
         """Find out how many buses there must be, and add the controllers that give them."""
@@ -198,7 +203,12 @@ class PciLayout:
                 place = beside._replace(function=function)
                 tree.reserve(place, need, device.node)
         if write:
-            write_pci(device, place)
+            self.write(device, place)
+
+    def write(self, device: Device, place: PciAddress, *, multifunction: bool = False) -> None:
+        """Give a device its address, for good."""
+        write_pci(device, place, multifunction=multifunction)
+        self.places.append((device, place))
 
     def usb2_slot(self, part: Device) -> PciAddress | None:
         """Where another part of the same USB 2 controller sits."""
@@ -247,21 +257,18 @@ def assign_pci(d: Define) -> None:
         layout.dry_run()
         layout.controllers = pci_controllers(d.domain)
     layout.real_run(place=not complete)
-    set_multifunction(d.domain)
+    set_multifunction(layout.places)
     for controller in pci_controllers(d.domain):
         place = pci_address(controller)
         if controller.node.get("model") == "pci-bridge" and place is not None:
             _check_below(controller, place)
 
 
-def set_multifunction(domain: Domain) -> None:
+def set_multifunction(places: Iterable[tuple[Device, PciAddress]]) -> None:
     """Function 0 of a slot says so where there are more functions."""
     first: dict[PciAddress, Device] = {}
     shared: set[PciAddress] = set()
-    for device in devices_in_order(domain):
-        place = pci_address(device)
-        if place is None:
-            continue
+    for device, place in places:
         if place.function:
             shared.add(place._replace(function=0))
         else:

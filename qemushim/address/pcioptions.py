@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qemushim.address.pcilayout import pci_controllers
 from qemushim.address.walk import index_of, number, pci_address
 from qemushim.devices.base import Device
+from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def complete_pci_options(d: Define) -> None:
         model = controller.node.get("model") or ""
         name = _model_name(d, model)
         if name:
-            controller.node.ensure("model").attrib.setdefault("name", name)
+            _complete(controller, "model", {"name": name})
         if model in EXPANDERS:
             lowest = _complete_expander(d, controller, lowest)
         elif model == "pci-root" and d.board.is_pseries:
@@ -76,8 +77,17 @@ def _complete_numbers(controller: Device, model: str) -> None:
             values = {"chassis": str(index_of(controller)), "port": f"{slot * 8 + function:#x}"}
         case "pcie-switch-downstream-port":
             values = {"chassis": str(index_of(controller)), "port": f"{slot:#x}"}
-    for key, value in values.items():
-        controller.node.ensure("target").attrib.setdefault(key, value)
+    if values:
+        _complete(controller, "target", values)
+
+
+def _complete(controller: Device, tag: str, values: dict[str, str]) -> None:
+    """Write what a child element leaves out; it is made where it is missing."""
+    node = controller.node.child(tag)
+    if node is None:
+        node = controller.node.add(tag)
+    for name, value in values.items():
+        node.attrib.setdefault(name, value)
 
 
 def _complete_expander(d: Define, controller: Device, lowest: int) -> int:
@@ -97,7 +107,7 @@ def _complete_expander(d: Define, controller: Device, lowest: int) -> int:
     numa = d.domain.node.find("cpu/numa")
     cells = len(numa.all("cell")) if numa is not None else 0
     node = target.value("node")
-    if node is not None and int(node) >= cells:
+    if node is not None and parse_integer(node) >= cells:
         raise error.xml(
             f"{controller.node.get('model')} with index {index} is configured for a NUMA node ({node}) "
             f"not present in the domain's <cpu><numa> array ({cells})",

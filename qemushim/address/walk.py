@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from qemushim.devices.address import PciAddress
+from qemushim.devices.address import PciAddress, pci_place
 from qemushim.devices.base import Device
 from qemushim.document.node import Node
 from qemushim.document.units import parse_unsigned
@@ -47,13 +46,10 @@ def is_shadow(console: Device) -> bool:
     return (console.node.value("target/@type") or "serial") in ("serial", "none")
 
 
-_parse = lru_cache(1024)(parse_unsigned)
-
-
 def number(node: Node, name: str, default: int = 0) -> int:
     """A number that the element's schema has already found to be one."""
     raw = node.attrib.get(name)
-    return default if raw is None else _parse(raw)
+    return default if raw is None else parse_unsigned(raw)
 
 
 def index_of(controller: Device) -> int:
@@ -61,21 +57,13 @@ def index_of(controller: Device) -> int:
     return number(controller.node, "index")
 
 
-@lru_cache(4096)
-def _place(domain: str, bus: str, slot: str, function: str) -> PciAddress | None:
-    place = PciAddress(
-        parse_unsigned(domain), parse_unsigned(bus), parse_unsigned(slot), parse_unsigned(function)
-    )
-    return place if place.domain or place.bus or place.slot else None
-
-
 def pci_address(device: Device) -> PciAddress | None:
     """The PCI address that a device has; ``None`` where it has none, or leaves the place open."""
     node = device.node.child("address")
     if node is None or node.attrib.get("type") != "pci":
         return None
-    get = node.attrib.get
-    return _place(get("domain", "0"), get("bus", "0"), get("slot", "0"), get("function", "0"))
+    place = pci_place(node)
+    return place if place.domain or place.bus or place.slot else None
 
 
 def wants_pci(device: Device) -> bool:

@@ -142,7 +142,9 @@ def _filled(a: Argument) -> Iterator[str]:
 
 
 def _line_text(meaning: LineMeaning) -> Iterator[str]:
-    span = f"line {meaning.first}" if meaning.first == meaning.last else f"lines {meaning.first}-{meaning.last}"
+    span = (
+        f"line {meaning.first}" if meaning.first == meaning.last else f"lines {meaning.first}-{meaning.last}"
+    )
     yield f"{span}: {', '.join(meaning.elements)}"
     if meaning.arguments:
         yield "makes:"

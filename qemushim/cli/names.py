@@ -127,7 +127,9 @@ def _changes(changes: list[Renamed]) -> Iterator[str]:
         after = (change.new.name or "?") if change.new is not None else "–"
         rows.append((change.verdict, named.device, before, after, named.rule))
     yield from _rows(rows)
-    stay = [c.new for c in changes if c.verdict == "renamed" and c.new is not None and c.new.kind == "interface"]
+    stay = [
+        c.new for c in changes if c.verdict == "renamed" and c.new is not None and c.new.kind == "interface"
+    ]
     if stay:
         yield ""
         yield "To keep a card's name wherever it sits, give it an index: <acpi index='1'/> makes it eno1."

@@ -1,4 +1,4 @@
-"""A line that moves while binaries are asked; nothing where standard error is no terminal."""
+"""A line that moves while binaries are asked, or guests are worked on; nothing where standard error is no terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def asking(total: int) -> Iterator[Callable[[str], None]]:
-    """What to call with the path of each binary that is done with."""
+def asking(total: int, what: str = "asking QEMU") -> Iterator[Callable[[str], None]]:
+    """What to call with the path of each binary (or whatever ``what`` is about) that is done with."""
     if not total or not sys.stderr.isatty():
         yield lambda path: None
         return
@@ -20,7 +20,7 @@ def asking(total: int) -> Iterator[Callable[[str], None]]:
 
     columns = (
         SpinnerColumn(),
-        TextColumn("asking QEMU"),
+        TextColumn(what),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.description}"),

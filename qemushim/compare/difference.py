@@ -44,21 +44,22 @@ def _alike(one: Part, other: Part) -> bool:
 def _line(old: Part | None, new: Part | None) -> Line:
     part = new or old
     assert part is not None
+    if part.kind not in DEVICES:
+        # a side of the machine that the document does not mention is there all the same
+        old, new = old or Part(part.kind, part.name), new or Part(part.kind, part.name)
     if old is None or new is None:
-        return Line(part.title, tuple(_presence(old, new)), old.line if old else 0, new.line if new else 0)
+        return Line(
+            part.title, tuple(_presence(part, old, new)), old.line if old else 0, new.line if new else 0
+        )
     changes = [*_facts(old, new), *_hidden(old, new)]
     title = new.title if old.title == new.title else f"{old.title} → {new.title}"
     return Line(title, tuple(changes), old.line, new.line)
 
 
-def _presence(old: Part | None, new: Part | None) -> Iterator[Change]:
-    part = new or old
-    assert part is not None
+def _presence(part: Part, old: Part | None, new: Part | None) -> Iterator[Change]:
     was, now = (_summary(old) if old else None), (_summary(new) if new else None)
-    if part.facts and part.kind not in HOST_KINDS:
-        yield Change("presence", was, now, Verdict.VISIBLE, consequence(part.kind, "presence"))
-    elif part.kind in DEVICES or part.hidden:
-        yield Change("presence", was, now, Verdict.INVISIBLE, consequence(part.kind, "presence"))
+    verdict = Verdict.INVISIBLE if part.kind in HOST_KINDS else Verdict.VISIBLE
+    yield Change("presence", was, now, verdict, consequence(part.kind, "presence"))
 
 
 def _summary(part: Part) -> str:

@@ -23,7 +23,7 @@ def rows(comparison: Comparison, *, everything: bool = False, argv: bool = False
     yield None, ""
     shown = comparison.lines if everything else comparison.different
     for line in sorted(shown, key=lambda line: -line.verdict):
-        yield from _line(line)
+        yield from line_rows(line)
     same = len(comparison.lines) - len(comparison.different)
     if same and not everything:
         parts = "part" if same == 1 else "parts"
@@ -46,7 +46,8 @@ def rows(comparison: Comparison, *, everything: bool = False, argv: bool = False
     yield comparison.verdict, f"verdict: {comparison.verdict.text}"
 
 
-def _line(line: Line) -> Iterator[Row]:
+def line_rows(line: Line) -> Iterator[Row]:
+    """One part of the guest."""
     verdict = line.verdict
     if verdict is Verdict.SAME:
         yield verdict, f"{verdict.text:{_WIDTH}}  {line.part}"
@@ -79,4 +80,4 @@ def describe(change: Change) -> str:
     return f"{change.fact}: {old} → {new}"
 
 
-__all__ = ["Row", "describe", "rows"]
+__all__ = ["Row", "describe", "line_rows", "rows"]

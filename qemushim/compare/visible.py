@@ -126,7 +126,6 @@ CONSEQUENCES: dict[tuple[str, str], str] = {
     ("", "presence"): "a device comes or goes",
     ("", "property"): "the device is made with another property",
     ("", "property bootindex"): "the firmware tries boot devices in another order",
-    ("audio", "presence"): "only the host's end of the sound",
     ("channel", "target/@name"): "programs in the guest look for the port by its name (/dev/virtio-ports)",
     ("clock", ""): "the guest's clock runs or starts differently",
     ("clock", "offset"): "the guest's clock jumps at the next boot (Windows wants localtime, others utc)",
@@ -196,6 +195,8 @@ def consequence(kind: str, fact: str, name: str = "") -> str:
     head = fact.split(" ")[0].split("[")[0]
     steps = head.split("/")
     names = [fact, *("/".join(steps[:n]) for n in range(len(steps), 0, -1))]
+    if kind in HOST_KINDS:
+        return "only the host's end changes"
     owners = (f"{kind} {name.split(' ')[0]}", kind, "")
     for key in ((owner, step) for owner in owners for step in names):
         if key in CONSEQUENCES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from qemushim.document.fields import Choice, Field, Hex, OnOff, Text, Unsigned
@@ -28,6 +29,19 @@ class PciAddress(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+
+
+@lru_cache(4096)
+def _pci_place(domain: str, bus: str, slot: str, function: str) -> PciAddress:
+    return PciAddress(
+        parse_unsigned(domain), parse_unsigned(bus), parse_unsigned(slot), parse_unsigned(function)
+    )
+
+
+def pci_place(address: Node) -> PciAddress:
+    """What an ``<address type='pci'>`` says; what it leaves out is 0."""
+    get = address.attrib.get
+    return _pci_place(get("domain", "0"), get("bus", "0"), get("slot", "0"), get("function", "0"))
 
 
 class DriveAddress(NamedTuple):
@@ -149,7 +163,7 @@ class Address(Item):
 
     @property
     def pci(self) -> PciAddress:
-        return PciAddress(self.domain, self.bus, self.slot, self.function)
+        return pci_place(self.node)
 
     @property
     def drive(self) -> DriveAddress:

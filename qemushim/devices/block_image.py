@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.devices.storage import BACKING_FORMATS
 from qemushim.document.node import Node
+from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def _add_backing(image: Image, store: Node | None) -> None:
         name = (image_format.get("type") if image_format is not None else None) or "raw"
         below = image_of(kind, name, store.child("source"), image.settings, readonly=True)
         size = image_format.value("metadata_cache/max_size") if image_format is not None else None
-        below.metadata_cache = int(size or 0)
+        below.metadata_cache = parse_integer(size or "0")
         _add_data(below)
         image.backing = below
         image, store = below, store.child("backingStore")

@@ -19,6 +19,7 @@ from qemushim.devices.block_image import (
 from qemushim.devices.block_protocols import storage_properties
 from qemushim.devices.block_secrets import encryption_secrets, secret_options
 from qemushim.document.node import Node
+from qemushim.document.units import parse_integer
 
 if TYPE_CHECKING:
     from qemushim.context import Build
@@ -57,8 +58,8 @@ def image_nodes(image: Image, b: Build) -> Iterator[tuple[Properties, str]]:
             {
                 "driver": "raw",
                 "file": below,
-                "offset": int(part.get("offset") or 0),
-                "size": int(part.get("size") or 0),
+                "offset": parse_integer(part.get("offset") or "0"),
+                "size": parse_integer(part.get("size") or "0"),
                 **common_properties(image, image.slice_node, not image.layered),
             },
             "the part of the storage that holds the image",

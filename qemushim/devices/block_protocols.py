@@ -18,6 +18,7 @@ from qemushim.devices.block_secrets import (
 )
 from qemushim.devices.storage import PORTS, HostAddress
 from qemushim.document.node import Node
+from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _dir(image: Image, b: Build) -> Properties:
 
 def _nvme(image: Image, b: Build) -> Properties:
     address = image.source.child("address")
-    namespace = int(image.source.get("namespace") or 0)
+    namespace = parse_integer(image.source.get("namespace") or "0")
     return {"driver": "nvme", "device": str(HostAddress(address or Node("address"))), "namespace": namespace}
 
 
@@ -131,7 +132,7 @@ def _nbd(image: Image, b: Build) -> Properties:
         "export": image.source.get("name"),
         "tls-creds": tls_credentials(image, b),
         "tls-hostname": image.source.get("tlsHostname"),
-        "reconnect-delay": int(image.source.value("reconnect/@delay") or 0) or None,
+        "reconnect-delay": parse_integer(image.source.value("reconnect/@delay") or "0") or None,
     }
 
 
@@ -202,8 +203,8 @@ def _curl(image: Image, b: Build) -> Properties:
         "password-secret": auth_secret(image),
         "sslverify": verify == "yes" if verify else None,
         "cookie-secret": cookie_secret(image),
-        "timeout": int(source.value("timeout/@seconds") or 0) or None,
-        "readahead": int(source.value("readahead/@size") or 0) or None,
+        "timeout": parse_integer(source.value("timeout/@seconds") or "0") or None,
+        "readahead": parse_integer(source.value("readahead/@size") or "0") or None,
     }
 
 

@@ -184,6 +184,9 @@ def check_source(node: Node, *, path_optional: bool = False) -> None:
         connect = source.end("connect")
         if connect is None or not connect.service:
             raise _missing("service", node)
+    elif kind == "nmdm":
+        if (source.source.master is None) != (source.source.slave is None):
+            raise error.internal("Should define both master and slave path attributes for nmdm device", node)
     elif not (kind == "unix" and path_optional):
         for attribute in _REQUIRED.get(kind, ()):
             if not source.source.node.get(attribute):
@@ -203,7 +206,6 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "dbus": ("channel",),
     "dev": ("path",),
     "file": ("path",),
-    "nmdm": ("master", "slave"),
     "pipe": ("path",),
     "spiceport": ("channel",),
     "tcp": ("host", "service"),

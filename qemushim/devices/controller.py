@@ -274,9 +274,9 @@ def pci_hole64_options(b: Build) -> Iterator[Option]:
     """``-global …pci-hole64-size``: the address space above 4 GiB that the root PCI bus offers to devices."""
     bridges = {"pci-root": "i440FX-pcihost", "pcie-root": "q35-pcihost"}
     for controller in b.domain.all(Controller):
-        size = controller.hole64
-        bridge = bridges.get(controller.model or "")
-        if controller.type == "pci" and size is not None and bridge is not None:
+        bridge = bridges.get(controller.node.get("model") or "")
+        size = controller.hole64 if bridge is not None and controller.type == "pci" else None
+        if size is not None:
             text = f"{bridge}.pci-hole64-size={size}K"
             yield Option("-global", text, controller.node, "address space for 64-bit PCI devices")
 

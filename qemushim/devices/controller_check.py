@@ -247,16 +247,29 @@ def _check_pci(c: Controller, d: Define) -> None:
     _check_pci_options(c, d.board)
 
 
+def _given_options(c: Controller) -> set[str]:
+    """The paths of the options that an element has."""
+    given = {child.tag for child in c.node.children}
+    target = c.node.child("target")
+    if target is not None:
+        given.update(f"target/@{name}" for name in target.attrib)
+        given.update(f"target/{child.tag}" for child in target.children)
+    return given
+
+
 def _check_pci_options(c: Controller, board: Board) -> None:
     """Options that the model does not have."""
     model = c.model or ""
+    given = _given_options(c)
     for path, name, models in _PCI_OPTIONS:
+        if path not in given:
+            continue
         wrong = model not in models
         if model == "pci-root" and path in _PSERIES_ROOT_ONLY:
             wrong = not board.is_pseries
         if model == "pci-root" and path == "pcihole64":
             wrong = board.is_pseries
-        if wrong and c.node.value(path) is not None:
+        if wrong:
             raise error.unsupported(
                 f"Option '{name}' is not valid for PCI controller with index '{c.number}', "
                 f"model '{model}' and modelName '{c.model_name or 'none'}'",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.devices.storage_check import check_chain
+from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -284,8 +285,10 @@ def _threads(disk: Disk, d: Define) -> None:
 def iothread_numbers(d: Define) -> set[int]:
     """The numbers of the guest's I/O threads."""
     ids = d.domain.node.child("iothreadids")
-    numbers = [int(node.get("id") or 0) for node in ids.all("iothread")] if ids is not None else []
-    count = int(d.domain.iothreads or 0)
+    numbers = (
+        [parse_integer(node.get("id") or "0") for node in ids.all("iothread")] if ids is not None else []
+    )
+    count = parse_integer(d.domain.iothreads or "0")
     number = 1
     while len(numbers) < count:
         if number not in numbers:

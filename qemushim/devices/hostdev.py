@@ -18,7 +18,19 @@ from qemushim.devices.placement import address_properties, rom_properties, virti
 from qemushim.devices.storage import Auth, HostAddress, Server
 from qemushim.devices.storage_check import check_auth_secret
 from qemushim.devices.storage_define import complete_auth, complete_network_name, complete_server
-from qemushim.document.fields import Choice, Field, Hex, LiveText, Many, One, OnOff, Present, Switch, Text, Unsigned
+from qemushim.document.fields import (
+    Choice,
+    Field,
+    Hex,
+    LiveText,
+    Many,
+    One,
+    OnOff,
+    Present,
+    Switch,
+    Text,
+    Unsigned,
+)
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
 from qemushim.document.units import canonical_uuid
@@ -85,8 +97,8 @@ class HostdevSource(Item):
     product = Hex("product/@id", 4)
     adapter = Text("adapter/@name")
     servers = Many("host", Server)
-    initiator = Text("initiator/iqn/@name")
     auth = One("auth", Auth)
+    initiator = Text("initiator/iqn/@name")
     address = One("address", HostdevAddress)
     #: the number in the name of its block node
     index = LiveText("@index")
@@ -277,6 +289,11 @@ def _check_pci(device: Hostdev, d: Define) -> None:
     if device.driver_name not in (None, "vfio"):
         raise error.unsupported(
             f"pci backend driver type '{device.driver_name}' is not supported", device.node.child("driver")
+        )
+    source = device.source
+    if source is not None and source.write_filtering is not None:
+        raise error.unsupported(
+            "Write filtering of PCI device configuration space is not supported by qemu", source.node
         )
     kind = device.address_type
     if kind and kind not in ("pci", "unassigned", "none"):

@@ -34,6 +34,8 @@ class Memballoon(Device):
     driver = One("driver", VirtioDriver)
 
     def complete(self, d: Define) -> None:
+        if self.model == "none":
+            self.node.children = []
         if not self.stats_period:
             self.node.discard("stats")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qemushim.command.option import Option, Value
 from qemushim.devices.address import Address
 from qemushim.devices.base import Device
+from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -102,19 +103,21 @@ def _pci_bus(b: Build, controller: Device) -> str:
 
 def address_properties(device: Device, b: Build) -> Properties:
     """The properties that say where the device sits; none for an address that QEMU is not told."""
-    address = device.address
-    form = _FORMS.get(device.address_type)
-    return form(device, address, b) if form is not None and address is not None else {}
+    node = device.node.child("address")
+    form = _FORMS.get(node.attrib.get("type", "")) if node is not None else None
+    return form(device, Address(node), b) if form is not None and node is not None else {}
 
 
 def _pci(device: Device, address: Address, b: Build) -> Properties:
     place = address.pci
     found: Properties = {"bus": pci_bus_name(b, place.bus)}
-    if address.multifunction is not None:
-        found["multifunction"] = address.multifunction
+    multifunction = address.multifunction
+    if multifunction is not None:
+        found["multifunction"] = multifunction
     found["addr"] = f"0x{place.slot:x}" + (f".0x{place.function:x}" if place.function else "")
-    if device.acpi_index:
-        found["acpi-index"] = device.acpi_index
+    index = device.acpi_index
+    if index:
+        found["acpi-index"] = index
     return found
 
 
@@ -201,6 +204,8 @@ _WITHOUT_ZPCI = frozenset({"iommu", "memory", "panic", "pstore", "serial", "tpm"
 
 def zpci_options(device: Device, b: Build) -> Iterator[Option]:
     """The zPCI device that goes before a PCI device of an s390 guest."""
+    if device.node.find("address/zpci") is None:
+        return
     address = device.address
     if address is None or address.type != "pci" or address.zpci_uid is None or device.tag in _WITHOUT_ZPCI:
         return

@@ -40,12 +40,13 @@ def prepare_devices(b: Build) -> None:
         _prepare_vdpa(found, b)
 
 
-def prepare_device(device: Device, b: Build, number: int) -> None:
-    """The same for one device that joins a guest, with its block nodes numbered behind ``number``."""
-    _number_nodes(device, number, b)
+def prepare_device(device: Device, b: Build, number: int) -> int:
+    """The same for one device that joins a guest, with its block nodes numbered behind ``number``; the last number."""
+    last = _number_nodes(device, number, b)
     prepare_chardev(device, b)
     for found in _disk_nodes(b).values():
         _prepare_vdpa(found, b)
+    return last
 
 
 def recall_device(device: Device, b: Build) -> bool:

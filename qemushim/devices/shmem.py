@@ -95,7 +95,9 @@ class Shmem(Device):
         if size and (size < MIB or size & (size - 1)):
             raise error.xml("shmem size must be a power of 2 and at least 1 MiB (1024 KiB)", self.node)
         if self.model == "ivshmem":
-            raise error.unsupported("ivshmem device is no longer supported", self.node, "model='ivshmem-plain'")
+            raise error.unsupported(
+                "ivshmem device is no longer supported", self.node, "model='ivshmem-plain'"
+            )
         if not d.emulator.has_device(self.model):
             raise error.unsupported(
                 f"shmem model '{self.model}' is not supported by this QEMU binary", self.node, "ivshmem-plain"

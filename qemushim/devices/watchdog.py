@@ -74,9 +74,14 @@ def watchdog_options(b: Build) -> Iterator[Option]:
             break
     if watchdogs:
         last = watchdogs[-1]
-        # what libvirt dumps for, QEMU only stops at
-        action = "pause" if last.action == "dump" else last.action
-        yield b.option("-watchdog-action", action, last.node, "what a watchdog does to a guest that hangs")
+        rule = "what a watchdog does to a guest that hangs"
+        yield b.option("-watchdog-action", action_of(last), last.node, rule)
+
+
+def action_of(watchdog: Watchdog) -> str:
+    """QEMU's word for what is done: what libvirt dumps for, QEMU only stops at."""
+    action = watchdog.action or "reset"
+    return "pause" if action == "dump" else action
 
 
 #: models that the machine itself has, where nothing is to be placed

@@ -42,6 +42,7 @@ class Field(Generic[T]):
         self.default: Any = default
         self.required = required
         self.name = ""
+        self._is_text = type(self).read is Field.read
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -62,16 +63,6 @@ class Field(Generic[T]):
         """The element that holds the value."""
         return node.descend(self.steps)
 
-    def raw(self, node: Node) -> str | None:
-        if self.steps:
-            found = node.descend(self.steps)
-            if found is None:
-                return None
-            node = found
-        if self.attribute:
-            return node.attrib.get(self.attribute)
-        return node.text.strip() or None
-
     @overload
     def __get__(self, item: None, owner: type) -> Field[T]: ...
     @overload
@@ -79,13 +70,24 @@ class Field(Generic[T]):
     def __get__(self, item: Item | None, owner: type) -> Any:
         if item is None:
             return self
-        raw = self.raw(item.node)
+        # the most frequent call of all: the way to the place is written out, and a text is its own value
+        node = item.node
+        for tag in self.steps:
+            for child in node.children:
+                if child.tag == tag:
+                    node = child
+                    break
+            else:
+                return self.default
+        raw = node.attrib.get(self.attribute) if self.attribute else node.text.strip() or None
         if raw is None:
             return self.default
+        if self._is_text:
+            return raw
         try:
             return self.read(raw)
         except ValueError:
-            raise self.wrong(raw, self.place(item.node) or item.node) from None
+            raise self.wrong(raw, node) from None
 
     def __set__(self, item: Item, value: Any) -> None:
         if value is None:
@@ -229,8 +231,8 @@ class Present(Field[bool]):
     def __init__(self, path: str) -> None:
         super().__init__(path, False)
 
-    def raw(self, node: Node) -> str | None:
-        return "" if node.descend(self.steps) is not None else None
+    def __get__(self, item: Any, owner: type) -> Any:
+        return self if item is None else item.node.descend(self.steps) is not None
 
     def read(self, raw: str) -> Any:
         return True

@@ -6,6 +6,7 @@ Units: https://libvirt.org/formatdomain.html#memory-allocation (``KB`` is 1000 b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 _PREFIXES = "kmgtpe"
 
@@ -42,13 +43,19 @@ def parse_integer(raw: str) -> int:
     text = raw.strip()
     if len(text) > _MAX_DIGITS:
         raise ValueError(raw)
+    return _integer(text)
+
+
+@lru_cache(4096)
+def _integer(text: str) -> int:
+    """A document has the same few numbers over and over."""
     digits = text[1:] if text[:1] in "+-" else text
     if not digits or not digits.isascii() or not digits[0].isdigit():
-        raise ValueError(raw)
+        raise ValueError(text)
     if digits[:2] in ("0x", "0X"):
         number = int(digits[2:], 16)
     elif "_" in digits:
-        raise ValueError(raw)
+        raise ValueError(text)
     else:
         number = int(digits, 10)
     return -number if text[:1] == "-" else number

@@ -10,8 +10,10 @@ import re
 import socket
 import time
 from types import TracebackType
+from typing import Self
 
 from qemushim.devices.address import PciAddress
+from qemushim.driver import sockets
 from qemushim.driver.pciinfo import PciRecord, read_drive_added, read_pci, read_pci_added
 from qemushim.errors import MonitorError
 
@@ -51,20 +53,15 @@ class HumanMonitor:
 
     def _connect(self, deadline: float) -> socket.socket:
         while True:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                connection.settimeout(max(deadline - time.monotonic(), 0.01))
-                connection.connect(self.path)
-                return connection
+                return sockets.connect(self.path, max(deadline - time.monotonic(), 0.01))
             except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as problem:
-                connection.close()
                 if time.monotonic() >= deadline:
                     raise MonitorError(
                         f"no monitor answers at '{self.path}': {problem.strerror}"
                     ) from problem
                 time.sleep(0.02)
             except OSError as problem:
-                connection.close()
                 raise MonitorError(f"cannot connect to monitor '{self.path}': {problem}") from problem
 
     def _read(self, deadline: float, end: bytes) -> bytes:
@@ -93,12 +90,30 @@ class HumanMonitor:
         if "\n" in text or "\r" in text:
             raise MonitorError("a monitor command is one line")
         deadline = time.monotonic() + self.timeout
+        self._write(text)
+        return clean_reply(self._read(deadline, b"\n" + PROMPT))
+
+    def last(self, text: str) -> None:
+        """A command after which the monitor is gone.  Raises ``MonitorError`` where it stays."""
+        deadline = time.monotonic() + self.timeout
+        self._write(text)
+        while (left := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                if not self._socket.recv(65536):
+                    return
+            except ConnectionResetError:
+                return
+            except OSError:
+                break
+        raise MonitorError(f"monitor '{self.path}' is still there after '{text}'")
+
+    def _write(self, text: str) -> None:
         try:
             self._socket.settimeout(self.timeout)
             self._socket.sendall(text.encode() + b"\n")
         except OSError as problem:
             raise MonitorError(f"cannot write to monitor '{self.path}': {problem}") from problem
-        return clean_reply(self._read(deadline, b"\n" + PROMPT))
 
     def pci(self) -> list[PciRecord]:
         """The cards of the guest."""
@@ -129,7 +144,7 @@ class HumanMonitor:
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> HumanMonitor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from qemushim.context import Build
 from qemushim.devices.block_image import DiskNodes
-from qemushim.devices.graphics import Graphics
 from qemushim.document.node import Node
 from qemushim.driver.verify import Asked
+from qemushim.hotplug.live import settle, write_aliases
 from qemushim.machine.domain import Domain
 
 #: the number of a block node, in its name
@@ -27,23 +26,16 @@ def complete_live(b: Build, taps: Mapping[str, str]) -> int:
     ``taps``: device → the tap that was opened for it.
     """
     domain = b.domain
-    domain.node.set("id", b.host.domain_id)
+    domain.id = str(b.host.domain_id)
     for device in domain.every():
-        if device.alias:
-            device.node.ensure("alias").set("name", device.alias)
+        settle(device, b)
+    write_aliases(domain.every())
     _number_images(b)
-    _write_ports(b)
     for interface in domain.lists["interface"]:
         if taps.get(interface.alias):
             interface.node.ensure("target").set("dev", taps[interface.alias])
     names = (str(o.properties["node-name"]) for o in b.command.options if o.properties and o.flag == "-blockdev")
     return max((int(found[1]) for found in map(_NODE.match, names) if found), default=0)
-
-
-def adopt_aliases(domain: Domain) -> None:
-    """The ids that a live document has, as those of its devices."""
-    for device in domain.every():
-        device.alias = device.alias_name or device.alias
 
 
 def _number_images(b: Build) -> None:
@@ -55,21 +47,6 @@ def _number_images(b: Build) -> None:
             number = _NODE.match(image.name)
             if number is not None:
                 image.source.set("index", number[1])
-
-
-def _write_ports(b: Build) -> None:
-    """The ports that were chosen for displays."""
-    host = b.host
-    for graphics in b.domain.all(Graphics):
-        node = graphics.node
-        chosen = {
-            "vnc": (("port", host.vnc_port), ("websocket", host.vnc_websocket_port)),
-            "spice": (("port", host.spice_port), ("tlsPort", host.spice_tls_port)),
-        }.get(graphics.type or "", ())
-        for name, port in chosen:
-            asked = node.get(name)
-            if asked == "-1" or (asked is None and name == "port" and node.get("autoport") == "yes"):
-                node.set(name, port)
 
 
 def write_terminals(monitor: Asked, domain: Domain) -> None:
@@ -106,10 +83,10 @@ def _write_terminal(node: Node, path: str) -> None:
         node.set("tty", path)
 
 
-def terminals(domain_node: Node) -> list[tuple[str, Any]]:
+def terminals(domain_node: Node) -> list[tuple[str, str]]:
     """Name and path of every terminal of a live document."""
     devices = domain_node.ensure("devices")
-    found = []
+    found: list[tuple[str, str]] = []
     for tag in ("serial", "parallel", "console", "channel"):
         for number, node in enumerate(devices.all(tag)):
             path = node.value("source/@path")

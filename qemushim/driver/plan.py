@@ -17,7 +17,7 @@ from qemushim.errors import AddressError, ConfigError
 from qemushim.guest import Guest
 from qemushim.machine.domain import DEVICE_ORDER
 
-#: what libvirt chooses of a firmware by itself, for the host that it is on
+#: what libvirt chooses of a firmware by itself, for the host that it is on (security labels likewise)
 _FIRMWARE = ("firmware", "loader", "nvram", "varstore")
 #: verdicts
 NEW, SAME, COMPATIBLE, INCOMPATIBLE = "new", "unchanged", "compatible", "incompatible"
@@ -135,6 +135,9 @@ class _Hidden:
         for node in self.nodes:
             assert os is not None
             os.remove(node)
+        self.labels = root.all("seclabel")
+        for node in self.labels:
+            root.remove(node)
 
     def restore(self, guest: Guest) -> None:
         root = guest.domain.node
@@ -144,6 +147,7 @@ class _Hidden:
         if self.firmware is not None:
             os.set("firmware", self.firmware)
         os.children += self.nodes
+        root.children += self.labels
 
 
 def _keep_firmware(root: Node, old: Node) -> None:
@@ -163,6 +167,9 @@ def _keep_firmware(root: Node, old: Node) -> None:
             for node in copy.iter():
                 node.origin = -1
             new_os.append(copy)
+    given, known = new_os.child("nvram"), old_os.child("nvram")
+    if given is not None and known is not None and not (given.text.strip() or given.children):
+        given.text = known.text
 
 
 def _live_alone(guest: Guest, stored: Guest | None, live: Guest | None) -> list[Device]:

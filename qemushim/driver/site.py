@@ -28,8 +28,10 @@ OURS = frozenset({"QEMU", "TEST"})
 #: domain types that their documents may have
 TYPES = frozenset({"hvf", "kvm", "qemu", "test"})
 
-#: libvirt's version → a device that it knows only from then on, and that is there without being asked for
+#: libvirt's version → tag and model of a device that it knows only from then on, and that is there without being asked
 _LATER: tuple[tuple[int, str, str], ...] = ((9_001_000, "watchdog", "itco"),)
+#: libvirt's version → element and attribute, likewise
+_LATER_ATTRIBUTES: tuple[tuple[int, str, str], ...] = ((10_001_000, "cpu/topology", "clusters"),)
 
 
 class Site:
@@ -186,6 +188,10 @@ class Site:
 
     def trim(self, guest: Guest) -> None:
         """Take out of a definition what was added by itself and this libvirt does not know."""
+        for since, path, name in _LATER_ATTRIBUTES:
+            node = guest.domain.node.find(path)
+            if node is not None and self.version < since and node.get(name) == "1":
+                node.drop(name)
         for since, tag, model in _LATER:
             for device in tuple(guest.domain.lists[tag]) if self.version < since else ():
                 if device.node.origin < 0 and device.node.get("model") == model:

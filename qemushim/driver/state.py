@@ -152,6 +152,19 @@ class Folder:
         data = _read(self.definition_path)
         return None if data is None else data.decode()
 
+    @property
+    def legacy(self) -> bool:
+        """The definition is one for the flag way."""
+        return (self.path / "legacy").exists()
+
+    def mark_legacy(self, legacy: bool) -> None:
+        mark = self.path / "legacy"
+        with storing(mark):
+            if legacy:
+                mark.touch(mode=0o600)
+            else:
+                mark.unlink(missing_ok=True)
+
     def running(self) -> Running | None:
         """What is known of the run; ``None``: the guest is off."""
         data = _read(self.state_path)

@@ -1,7 +1,7 @@
 """Devices that join, change or leave a guest that runs: the monitor commands for it, and the document that results.
 
-Pure: nothing is sent.  ``plan_attach``, ``plan_detach`` and ``plan_update`` make a ``Plan``, whose conversation with QEMU
-somebody else holds.
+Pure: nothing is sent.  ``plan_attach``, ``plan_detach`` and ``plan_update`` make a ``Plan``; somebody else holds its
+conversation with QEMU.
 
     plan = plan_attach(guest, "<disk …>", emulator, host)
     guest = plan.carry_out(lambda command: monitor.execute(command.execute, command.arguments))

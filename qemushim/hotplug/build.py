@@ -138,5 +138,10 @@ def _hand_over(descriptor: Descriptor, option: Option) -> QmpCommand:
     # a name that was used is forgotten by itself
     undo = QmpCommand("closefd", arguments, optional=True, source=option.source)
     return QmpCommand(
-        "getfd", arguments, descriptor, undo=(undo,), source=option.source, rule="a descriptor for what follows"
+        "getfd",
+        arguments,
+        descriptor,
+        undo=(undo,),
+        source=option.source,
+        rule="a descriptor for what follows",
     )

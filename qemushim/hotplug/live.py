@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qemushim.context import Build, Define
 from qemushim.devices.alias import assign_aliases
 from qemushim.devices.base import Device
 from qemushim.devices.block_secrets import managed_socket
 from qemushim.devices.charsource import channel_path
+from qemushim.devices.disk import Disk
 from qemushim.devices.shmem import Shmem
 from qemushim.devices.storage import BACKING_FORMATS
 from qemushim.document.node import Node
@@ -36,7 +37,9 @@ class LiveGuest(Guest):
         for device in self.domain.every():
             device.alias = device.alias_name or ""
         #: the highest number that a block node of it ever had
-        self.nodes = max((_index(node) for node in root.iter() if node.tag == "source"), default=0)
+        self.nodes = max(
+            map(_last_node, (*self.domain.lists["disk"], *self.domain.lists["hostdev"])), default=0
+        )
         #: the number of its next fd set; ``None``: QEMU has to be asked which there are
         self.fd_sets: int | None = None
 
@@ -93,6 +96,18 @@ class LiveGuest(Guest):
         """The live document, in libvirt's order and style."""
         return self.domain.to_xml(live=True)
 
+    def change_memory(self, change: int) -> None:
+        """Memory came, or went (KiB): the guest has more of it, or less."""
+        domain = self.domain
+        for name in ("memory", "current_memory"):
+            amount = getattr(domain, name)
+            if amount is not None:
+                setattr(domain, name, amount + change)
+
+    def hear_fd_sets(self, known: Any) -> None:
+        """Number fd sets behind those that QEMU has."""
+        self.fd_sets = max((int(entry["fdset-id"]) for entry in known), default=-1) + 1
+
     def own_host(self, host: Host) -> Host:
         """The host as this guest sees it: its paths have the guest's number in them."""
         number = self.domain.id or ""
@@ -103,9 +118,11 @@ class LiveGuest(Guest):
         return changed_emulator(self.domain, emulator)
 
 
-def _index(source: Node) -> int:
-    index = source.get("index") or ""
-    return int(index) if index.isdecimal() else 0
+def _last_node(device: Device) -> int:
+    """The highest number of a block node of a device; filters are numbered behind the images."""
+    indexes = (node.get("index") or "" for node in device.node.iter() if node.tag == "source")
+    last = max((int(index) for index in indexes if index.isdecimal()), default=0)
+    return last + (len(device.throttle_filters) if isinstance(device, Disk) else 0)
 
 
 def write_aliases(devices: Iterable[Device]) -> None:
@@ -126,8 +143,9 @@ def settle(device: Device, b: Build) -> None:
 
 
 def _disk(disk: Device, b: Build) -> None:
-    node: Node = disk.node
-    if disk.is_empty or node.get("type") == "vhostuser":  # type: ignore[attr-defined]
+    node = disk.node
+    assert isinstance(disk, Disk)
+    if disk.is_empty or node.get("type") == "vhostuser":
         return
     reservations = node.find("source/reservations")
     if reservations is not None and reservations.get("managed") == "yes":

@@ -48,7 +48,7 @@ class QmpCommand:
         return f"{self.execute} {to_json(self.arguments)}" if self.arguments else self.execute
 
 
-#: yields what is to be sent, is sent what QEMU returns (or thrown its ``MonitorError``), returns the guest as it is then
+#: yields what is to be sent; is sent what QEMU returns, or thrown its ``MonitorError``; returns the guest as it is then
 Conversation = Generator[QmpCommand, Any, "LiveGuest"]
 #: the same as a part of a conversation
 Talk = Generator[QmpCommand, Any, None]

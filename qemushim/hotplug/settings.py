@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Value
@@ -46,7 +46,7 @@ def _expiry(valid_to: str | None, host: Host) -> str:
     """When a password ends: seconds since 1970, or ``now`` where that is over, ``never`` where nothing is said."""
     if not valid_to:
         return "never"
-    end = int(datetime.fromisoformat(valid_to).replace(tzinfo=timezone.utc).timestamp())
+    end = int(datetime.fromisoformat(valid_to).replace(tzinfo=UTC).timestamp())
     return "now" if end <= host.now else str(end)
 
 

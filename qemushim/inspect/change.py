@@ -18,7 +18,9 @@ _CONTROLLERS = ("pci", "usb", "ide", "sata", "fdc")
 _PLACES = ("pci", "usb", "drive", "ccw", "isa")
 
 
-def other_machine(guest: Guest, defined: Guest, machine: str, emulator: Emulator, host: Host) -> tuple[Guest, bool]:
+def other_machine(
+    guest: Guest, defined: Guest, machine: str, emulator: Emulator, host: Host
+) -> tuple[Guest, bool]:
     """A guest with another machine type, and whether its addresses had to go for that.
 
     ``defined``: its definition, whose addresses stay where the other machine has the same buses.  Raises what

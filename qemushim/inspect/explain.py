@@ -136,9 +136,7 @@ class _Explainer:
         self.lines = lines_of(guest) if guest.text else {}
         self.source = tuple(as_utf8(guest.text).decode().splitlines())
         #: every element below a device → the device
-        self.devices = {
-            id(node): device for device in running.domain.every() for node in device.node.iter()
-        }
+        self.devices = {id(node): device for device in running.domain.every() for node in device.node.iter()}
 
     def explain(self, options: WatchedOptions) -> Explanation:
         arguments = [
@@ -151,7 +149,9 @@ class _Explainer:
         node = option.source
         device = self.devices.get(id(node))
         origin, reason = _origin(node)
-        line, end = self.lines.get(node.origin, (node.line, node.line)) if origin == DOCUMENT and node else (0, 0)
+        line, end = (
+            self.lines.get(node.origin, (node.line, node.line)) if origin == DOCUMENT and node else (0, 0)
+        )
         element = label(device.node if device is not None else node) if node is not None else ""
         if device is not None and node is not None and node is not device.node:
             element += f" <{node.tag}>"

@@ -86,7 +86,9 @@ def _named(s: Survey) -> dict[Device, Named]:
     clashes = Counter(named.name for named in found.values() if named.name)
     for device, named in found.items():
         if clashes[named.name] > 1:
-            rule = f"{named.rule}; {clashes[named.name]} cards ask for this name, and the later ones get another"
+            rule = (
+                f"{named.rule}; {clashes[named.name]} cards ask for this name, and the later ones get another"
+            )
             found[device] = replace(named, rule=rule)
     for device in s.domain.lists["disk"]:
         found[device] = _disk(device, pci, s)
@@ -101,7 +103,11 @@ def _interface(device: Device, pci: GuestPci, s: Survey) -> Named:
     candidates = [(name, rule) for name, rule in _candidates(device, pci, s) if len(name) <= _LONGEST]
     mac = (device.node.value("mac/@address") or "").replace(":", "")
     by_mac = (f"enx{mac}",) if mac else ()
-    name, rule = candidates[0] if candidates else ("", "no rule of systemd names it: it keeps the kernel's name (eth0 …)")
+    name, rule = (
+        candidates[0]
+        if candidates
+        else ("", "no rule of systemd names it: it keeps the kernel's name (eth0 …)")
+    )
     others = tuple(other for other, _ in candidates[1:]) + by_mac
     return Named(label(device.node), device.alias, "interface", name, others, rule, _place(device, pci))
 
@@ -114,14 +120,21 @@ def _candidates(device: Device, pci: GuestPci, s: Survey) -> list[tuple[str, str
     found = []
     acpi = s.domain.node.find("features/acpi") is not None
     if device.acpi_index and acpi:
-        found.append((f"eno{device.acpi_index}", f"<acpi index='{device.acpi_index}'/>, wherever the card sits"))
+        found.append(
+            (f"eno{device.acpi_index}", f"<acpi index='{device.acpi_index}'/>, wherever the card sits")
+        )
     function = f"f{place.function}" if place.function or pci.is_shared(device) else ""
     slot = pci.slot_number(device)
     domain = f"P{place.domain}" if place.domain else ""
     if slot is not None:
         found.append((f"en{domain}s{slot}{function}", f"hotplug slot {slot} of the bus, by ACPI"))
     path = f"en{domain}p{place.bus}s{place.slot}{function}"
-    found.append((path, f"PCI bus {place.bus}, slot {place.slot}" + (f", function {place.function}" if function else "")))
+    found.append(
+        (
+            path,
+            f"PCI bus {place.bus}, slot {place.slot}" + (f", function {place.function}" if function else ""),
+        )
+    )
     return found
 
 

@@ -12,7 +12,7 @@ from qemushim.inspect.topology import Bus, Place, Topology
 
 ROW, TITLE, GAP, PAD = 24, 30, 18, 12
 #: between columns of rooms, where the lines run
-LANE = 64
+LANE = 84
 #: width of a character of the text, and of one in a room's title
 CHAR, TITLE_CHAR = 7.0, 7.6
 HEAD = 96
@@ -37,26 +37,41 @@ _LEGEND = (
     ("other", "others"),
     ("chipset", "of the board"),
 )
-_STYLE = """
-  svg { --paper: #ffffff; --room: #f6f7f9; --line: #c3c9d1; --ink: #1b2330; --dim: #5b6675; --wire: #8d98a7;
-        --storage: #b35900; --network: #0b6bcb; --seat: #7a3fb8; --bus: #475467; --host: #b3261e; --other: #0f766e;
-        --chipset: #98a2b0; --hot: #1a7f37; }
-  @media (prefers-color-scheme: dark) {
-    svg { --paper: #12161c; --room: #1b212a; --line: #3a4350; --ink: #e8ecf1; --dim: #a3adba; --wire: #6b7787;
-          --storage: #ffab5e; --network: #6cb6ff; --seat: #c9a0f5; --bus: #b4bfcc; --host: #ff8a80; --other: #5fd3c6;
-          --chipset: #7a8594; --hot: #56d364; }
-  }
-  text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: var(--ink); dominant-baseline: central; }
-  .paper { fill: var(--paper); } .room { fill: var(--room); stroke: var(--line); }
-  .rule { stroke: var(--line); } .title { font-weight: 600; } .dim { fill: var(--dim); }
-  .name { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 11px; fill: var(--dim); }
-  .head { font-size: 18px; font-weight: 600; }
-  .wire { fill: none; stroke: var(--wire); stroke-width: 1.5; } .dot { fill: var(--wire); }
-  .free { fill: none; stroke: var(--dim); stroke-dasharray: 2 2; } .hot { fill: none; stroke: var(--hot); stroke-width: 1.4; }
-  .words-hot { fill: var(--hot); }
-  .storage { fill: var(--storage); } .network { fill: var(--network); } .seat { fill: var(--seat); }
-  .bus { fill: var(--bus); } .host { fill: var(--host); } .other { fill: var(--other); } .chipset { fill: var(--chipset); }
+#: role → colour on light and on dark paper.  No CSS variables: viewers beside browsers do not know them
+_COLOURS = {
+    "storage": ("#b35900", "#ffab5e"),
+    "network": ("#0b6bcb", "#6cb6ff"),
+    "seat": ("#7a3fb8", "#c9a0f5"),
+    "bus": ("#475467", "#b4bfcc"),
+    "host": ("#b3261e", "#ff8a80"),
+    "other": ("#0f766e", "#5fd3c6"),
+    "chipset": ("#98a2b0", "#7a8594"),
+    "paper": ("#ffffff", "#12161c"),
+    "dot": ("#8d98a7", "#6b7787"),
+    "dim": ("#5b6675", "#a3adba"),
+    "name": ("#5b6675", "#a3adba"),
+    "words": ("#1a7f37", "#56d364"),
+    "ink": ("#1b2330", "#e8ecf1"),
+}
+_SHAPES = """\
+text { font: 12px system-ui, "DejaVu Sans", sans-serif; }
+.title { font-weight: 600; } .head { font-size: 18px; font-weight: 600; }
+.name { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 11px; }
+.room { fill: #f6f7f9; stroke: #c3c9d1; } .rule { stroke: #c3c9d1; }
+.wire { fill: none; stroke: #8d98a7; stroke-width: 1.5; }
+.free { fill: none; stroke: #5b6675; stroke-dasharray: 2 2; }
+.hot { fill: #e6f6e9; stroke: #1a7f37; stroke-width: 1.4; }
 """
+_DARK = """\
+.room { fill: #1b212a; stroke: #3a4350; } .rule { stroke: #3a4350; } .wire { stroke: #6b7787; }
+.free { stroke: #a3adba; } .hot { fill: #17301d; stroke: #56d364; }
+"""
+
+
+def _style() -> str:
+    light = " ".join(f".{role} {{ fill: {colours[0]}; }}" for role, colours in _COLOURS.items())
+    dark = " ".join(f".{role} {{ fill: {colours[1]}; }}" for role, colours in _COLOURS.items())
+    return f"{_SHAPES}{light}\n@media (prefers-color-scheme: dark) {{\n{_DARK}{dark}\n}}\n"
 
 
 @dataclass(slots=True)
@@ -92,9 +107,9 @@ def svg(found: Topology) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-labelledby="title desc">',
         f'<title id="title">{_text(title)}</title><desc id="desc">{_text(words)}</desc>',
-        f"<style>{_STYLE}</style>",
+        f"<style>\n{_style()}</style>",
         f'<rect class="paper" width="{width:.0f}" height="{height:.0f}"/>',
-        f'<text class="head" x="{PAD * 2}" y="28">{_text(title)}</text>',
+        f'<text class="head ink" x="{PAD * 2}" y="32">{_text(title)}</text>',
         *_legend(),
         *(_wire(room) for room in rooms if room.above is not None),
         *(_room(room) for room in rooms),
@@ -120,7 +135,9 @@ def _arrange(found: Topology) -> list[Room]:
     for bus in found.buses:
         collect(bus, 0, None)
     columns = max((room.column for room in rooms), default=0) + 1
-    widths = [max((room.width for room in rooms if room.column == column), default=0) for column in range(columns)]
+    widths = [
+        max((room.width for room in rooms if room.column == column), default=0) for column in range(columns)
+    ]
     free = [float(HEAD)] * columns
     for room in rooms:
         column = room.column
@@ -171,7 +188,7 @@ def _room(room: Room) -> str:
         f"<g><title>{_text(words)}</title>",
         f'<rect class="room" x="{room.x:.1f}" y="{room.y:.1f}" width="{room.width:.1f}" '
         f'height="{room.height:.1f}" rx="8"/>',
-        f'<text x="{room.x + PAD:.1f}" y="{room.y + TITLE / 2:.1f}"><tspan class="title">{_text(bus.name)}</tspan>'
+        f'<text x="{room.x + PAD:.1f}" y="{room.y + TITLE / 2 + 4:.1f}"><tspan class="title ink">{_text(bus.name)}</tspan>'
         f'<tspan class="dim" dx="8">{_text(_model(bus))}</tspan></text>',
         f'<line class="rule" x1="{room.x:.1f}" x2="{room.x + room.width:.1f}" y1="{room.y + TITLE - 2:.1f}" '
         f'y2="{room.y + TITLE - 2:.1f}"/>',
@@ -180,17 +197,17 @@ def _room(room: Room) -> str:
     for number, place in enumerate(bus.places):
         parts += _row(room, number, place, left)
     if not bus.places:
-        parts.append(f'<text class="dim" x="{room.x + PAD:.1f}" y="{room.row(0):.1f}">nothing</text>')
+        parts.append(f'<text class="dim" x="{room.x + PAD:.1f}" y="{room.row(0) + 4:.1f}">nothing</text>')
     return "".join([*parts, "</g>"])
 
 
 def _row(room: Room, number: int, place: Place, left: float) -> list[str]:
     y = room.row(number)
-    parts = [f'<text class="name" x="{room.x + PAD:.1f}" y="{y:.1f}">{_text(place.names)}</text>']
+    parts = [f'<text class="name" x="{room.x + PAD:.1f}" y="{y + 4:.1f}">{_text(place.names)}</text>']
     if not place.free:
         colour = _CLASSES.get(place.kind, "other")
         parts.append(f'<rect class="{colour}" x="{left:.1f}" y="{y - 6:.1f}" width="12" height="12" rx="3"/>')
-        parts.append(f'<text x="{left + 20:.1f}" y="{y:.1f}">{_text(place.device)}')
+        parts.append(f'<text class="ink" x="{left + 20:.1f}" y="{y + 4:.1f}">{_text(place.device)}')
         if _who(place) != place.device:
             parts.append(f'<tspan class="dim" dx="7">{_text(place.alias)}</tspan>')
         parts.append("</text>")
@@ -203,8 +220,8 @@ def _row(room: Room, number: int, place: Place, left: float) -> list[str]:
             f'height="{SQUARE}" rx="2.5"/>'
         )
     end = left + min(place.free, SQUARES) * (SQUARE + 3) + 6
-    style = "words-hot" if hot else "dim"
-    parts.append(f'<text class="{style}" x="{end:.1f}" y="{y:.1f}">{_free_words(place)}</text>')
+    style = "words" if hot else "dim"
+    parts.append(f'<text class="{style}" x="{end:.1f}" y="{y + 4:.1f}">{_free_words(place)}</text>')
     return parts
 
 
@@ -214,8 +231,10 @@ def _wire(room: Room) -> str:
     above, number = room.above
     x1, y1 = above.x + above.width, above.row(number)
     x2, y2 = room.x, room.y + TITLE / 2
-    # a lane for each row, so that lines that turn do not lie on each other
-    turn = x1 + 10 + (number % 10) * (LANE - 20) / 10 if abs(y1 - y2) > 1 else (x1 + x2) / 2
+    # a lane for each row, the upper ones farther out: so no line crosses another
+    wired = [n for n, place in enumerate(above.bus.places) if place.buses]
+    lane = (len(wired) - 1 - wired.index(number)) / max(len(wired) - 1, 1)
+    turn = x1 + 14 + (LANE - 28) * lane
     return (
         f'<path class="wire" d="M{x1:.1f} {y1:.1f}H{turn:.1f}V{y2:.1f}H{x2:.1f}"/>'
         f'<circle class="dot" cx="{x1:.1f}" cy="{y1:.1f}" r="3"/>'
@@ -226,12 +245,14 @@ def _legend() -> list[str]:
     parts, x = [], float(PAD * 2)
     for colour, words in _LEGEND:
         parts.append(f'<rect class="{colour}" x="{x:.1f}" y="50" width="12" height="12" rx="3"/>')
-        parts.append(f'<text class="dim" x="{x + 18:.1f}" y="56">{words}</text>')
+        parts.append(f'<text class="dim" x="{x + 18:.1f}" y="60">{words}</text>')
         x += 18 + len(words) * CHAR + 14
     x = float(PAD * 2)
     for style, words in (("hot", "free, also while the guest runs"), ("free", "free for the next start")):
-        parts.append(f'<rect class="{style}" x="{x:.1f}" y="70.5" width="{SQUARE}" height="{SQUARE}" rx="2.5"/>')
-        parts.append(f'<text class="dim" x="{x + 18:.1f}" y="76">{words}</text>')
+        parts.append(
+            f'<rect class="{style}" x="{x:.1f}" y="70.5" width="{SQUARE}" height="{SQUARE}" rx="2.5"/>'
+        )
+        parts.append(f'<text class="dim" x="{x + 18:.1f}" y="80">{words}</text>')
         x += 18 + len(words) * CHAR + 14
     return parts
 

@@ -101,7 +101,9 @@ def address_text(device: Device) -> str:
     node = device.node.child("address")
     if node is None or node.get("type") in (None, "none", "pci"):
         return ""
-    parts = [str(_plain(value)) for name, value in node.attrib.items() if name not in ("type", "multifunction")]
+    parts = [
+        str(_plain(value)) for name, value in node.attrib.items() if name not in ("type", "multifunction")
+    ]
     return f"{node.get('type')} {':'.join(parts)}"
 
 

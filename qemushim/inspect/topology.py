@@ -99,6 +99,11 @@ class Topology:
             waiting[:0] = [below for place in bus.places for below in place.buses]
 
 
+def hotplugs_pci(s: Survey) -> bool:
+    """Whether PCI cards can be plugged in at all while the guest runs: an i440FX does it by ACPI alone."""
+    return not s.d.board.is_i440fx or s.domain.node.find("features/acpi") is not None
+
+
 def topology(s: Survey) -> Topology:
     """The buses of a guest."""
     return _Builder(s).build()
@@ -181,7 +186,8 @@ class _Builder:
     def _pci_bus(self, controller: Device, index: int, seats: list[tuple[int, int, Device]]) -> Bus:
         assert self.tree is not None
         slots = self.tree.buses[index]
-        bus = Bus(controller.alias, "pci", controller.node.get("model") or "", hotplug=slots.kind.hotplug)
+        hotplug = slots.kind.hotplug and hotplugs_pci(self.s)
+        bus = Bus(controller.alias, "pci", controller.node.get("model") or "", hotplug=hotplug)
         by_slot: dict[int, list[tuple[int, Device]]] = {}
         for slot, function, device in seats:
             by_slot.setdefault(slot, []).append((function, device))
@@ -232,7 +238,10 @@ class _Builder:
                 index = index_of(controller)
                 users = [d for d in self._drive_users(kind) if _drive(d)[0] == index]
                 bus = Bus(
-                    f"{controller.alias}.0", kind, controller.node.get("model") or kind, hotplug=kind == "scsi"
+                    f"{controller.alias}.0",
+                    kind,
+                    controller.node.get("model") or kind,
+                    hotplug=kind == "scsi",
                 )
                 seats = {_drive(d)[1:]: d for d in users}
                 open_ = [at for at in _GEOMETRY[kind](controller) if at not in seats]
@@ -262,7 +271,9 @@ class _Builder:
     def _ccid(self) -> Iterator[tuple[Device, Bus]]:
         for controller in self._controllers("ccid"):
             cards = ((c, c.node.child("address")) for c in self.s.domain.lists["smartcard"])
-            mine = [c for c, at in cards if at is not None and number(at, "controller") == index_of(controller)]
+            mine = [
+                c for c, at in cards if at is not None and number(at, "controller") == index_of(controller)
+            ]
             bus = Bus(f"{controller.alias}.0", "ccid", "ccid")
             bus.places = [self._seat(f"slot {d.node.value('address/@slot') or '0'}", d) for d in mine]
             yield controller, bus

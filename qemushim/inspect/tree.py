@@ -69,7 +69,8 @@ def place_text(bus: Bus, place: Place) -> str:
 def tree_text(found: Topology) -> str:
     """The tree without colours."""
     return "".join(
-        f"{line.branch}{'  '.join(filter(None, (line.place, line.text)))}".rstrip() + "\n" for line in tree_lines(found)
+        f"{line.branch}{'  '.join(filter(None, (line.place, line.text)))}".rstrip() + "\n"
+        for line in tree_lines(found)
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
+from qemushim.document.units import parse_integer
 from qemushim.errors import error
 from qemushim.machine.cpuhost import expansion_names
 from qemushim.machine.cpumap import TO_QEMU
@@ -106,8 +107,8 @@ def _timers(b: Build) -> Parts:
             yield _switch("kvmclock", present == "yes")
         elif name == "hypervclock" and present == "yes":
             yield "hv-time=on"
-        elif name == "tsc" and int(timer.get("frequency") or "0", 0):
-            yield f"tsc-frequency={int(timer.get('frequency') or '0', 0)}"
+        elif name == "tsc" and parse_integer(timer.get("frequency") or "0"):
+            yield f"tsc-frequency={parse_integer(timer.get('frequency') or '0')}"
         elif name == "armvtimer" and timer.get("tickpolicy") in ("delay", "discard"):
             yield _switch("kvm-no-adjvtime", timer.get("tickpolicy") == "discard")
 
@@ -135,7 +136,7 @@ def _hyperv(b: Build) -> Parts:
         if feature is None or feature.get("state") != "on":
             continue
         if name == "spinlocks":
-            yield f"hv-spinlocks=0x{int(feature.get('retries') or '4095', 0):x}"
+            yield f"hv-spinlocks=0x{parse_integer(feature.get('retries') or '4095'):x}"
         elif name == "vendor_id":
             yield f"hv-vendor-id={feature.get('value') or ''}"
         else:

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from qemushim.board import Board
 from qemushim.devices import BY_TAG, KINDS
 from qemushim.devices.base import Device
-from qemushim.document.fields import Choice, Field, Integer, LiveText, Many, One, OnOff, Size, Text, Unsigned, Verbatim
+from qemushim.document.fields import (
+    Choice,
+    Field,
+    Integer,
+    LiveText,
+    Many,
+    One,
+    OnOff,
+    Size,
+    Text,
+    Unsigned,
+    Verbatim,
+)
 from qemushim.document.item import Item, check
 from qemushim.document.node import COMMENT, Node
 from qemushim.document.writer import write
@@ -122,13 +134,16 @@ class Domain(Item):
         super().__init__(node)
         self._os_type: Node | None = None
         self._board = Board("", "")
-        self.lists: dict[str, list[Device]] = {tag: [] for tag in BY_TAG}
         devices = node.child("devices")
+        self.lists: dict[str, list[Device]]
         if like is not None and devices is not None:
             twins = dict(zip(map(id, like.node.ensure("devices").children), devices.children, strict=True))
-            for tag, listed in like.lists.items():
-                self.lists[tag] = [type(device)(twins[id(device.node)]) for device in listed]
+            self.lists = {
+                tag: [type(device)(twins[id(device.node)]) for device in listed]
+                for tag, listed in like.lists.items()
+            }
             return
+        self.lists = {tag: [] for tag in BY_TAG}
         for child in devices.children if devices is not None else ():
             kind = BY_TAG.get(child.tag)
             if kind is not None:

@@ -255,6 +255,22 @@ def check_duplicates(d: Define) -> None:
         models.add(model)
 
 
+def add_hostdev_controllers(d: Define) -> None:
+    """SCSI host devices bring their controllers along, before controllers without an index are given theirs.
+
+    A host device that names no controller is going to sit on the first.
+    """
+    hostdevs = [device for device in d.domain.lists["hostdev"] if device.node.get("type") == "scsi"]
+    highest = max((_named_controller(hostdev, "drive") or 0 for hostdev in hostdevs), default=-1)
+    numbered = [c for c in d.domain.all(Controller) if c.type == "scsi" and c.node.get("index") is not None]
+    known = {c.number for c in numbered}
+    if highest < 0 or len(numbered) == len([c for c in d.domain.all(Controller) if c.type == "scsi"]):
+        return  # none is left that could be given an index: they are added with those of disks
+    for index in range(highest + 1):
+        if index not in known:
+            _add_controller(d.domain, "scsi", index)
+
+
 def add_implicit_controllers(d: Define) -> None:
     """Controllers for the addresses that disks, channels, smartcards and SCSI host devices name."""
     known = {(c.type, c.number) for c in d.domain.all(Controller)}

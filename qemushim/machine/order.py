@@ -118,10 +118,12 @@ CONTROLLER_ORDER = ("pci", "usb", "scsi", "ide", "sata", "virtio-serial")
 
 
 def _controllers(b: Build) -> Iterator[Option]:
+    by_type: dict[str | None, list[Device]] = {}
+    for device in b.domain.lists["controller"]:
+        by_type.setdefault(device.node.get("type"), []).append(device)
     for kind in CONTROLLER_ORDER:
-        for device in b.domain.lists["controller"]:
-            if device.node.get("type") == kind:
-                yield from device.options(b)
+        for device in by_type.get(kind, ()):
+            yield from device.options(b)
 
 
 #: groups that are more than “every device of that tag”

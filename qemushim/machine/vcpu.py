@@ -186,7 +186,9 @@ def _complete_states(domain: Domain) -> None:
         if number >= maximum:
             raise error.xml(
                 f"vcpu id '{number}' is out of range of maximum vcpu count",
-                state.node, f"numbers to {maximum - 1}")
+                state.node,
+                f"numbers to {maximum - 1}",
+            )
         given[number] = state.node
     states = []
     for number in range(maximum):

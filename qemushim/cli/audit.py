@@ -1,0 +1,158 @@
+"""Say which guests survive another QEMU: all of a directory, of some files, or of a libvirt connection.
+
+Each guest is taken from the QEMU of its machine type's version (or --from) to the one that --qemu names, and gets a
+verdict: same, invisible to the guest, guest sees it, will not start.  “qemushim compare” says more of a single one.
+Nothing is started; a connection is read only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from qemushim.cli.common import complain, printable
+from qemushim.cli.compare import EXIT, STYLES
+from qemushim.cli.documents import documents
+from qemushim.cli.progress import asking
+from qemushim.compare.verdict import Verdict
+from qemushim.errors import ConfigError, EmulatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qemushim.compare.audit import Finding
+
+EPILOG = """\
+examples:
+  qemushim audit /etc/libvirt/qemu --qemu 10.0
+  qemushim audit qemu:///system --qemu /usr/bin/qemu-system-x86_64 --html report.html
+  qemushim audit guests/*.xml --from 7.2 --qemu 10.0 --json | jq '.guests[] | select(.verdict == "refused") | .name'
+
+exit codes: the worst of all: 0 no guest notices anything, 3 some see it, 4 some will not start; 1 where there is
+nothing to audit, 2 for wrong usage"""
+
+_HEADINGS = ("VERDICT", "GUEST", "MACHINE TYPE", "QEMU", "WHAT")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "places", metavar="DIR|FILE|URI", nargs="+", help="where the domain documents are"
+    ).complete = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # type: ignore[attr-defined]
+    parser.add_argument(
+        "--qemu",
+        metavar="VERSION|PATH|SNAPSHOT",
+        default="latest",
+        help="the new QEMU (default: the newest known)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="old",
+        metavar="VERSION|PATH|SNAPSHOT",
+        default="",
+        help="the old QEMU (default: for each guest the one of its machine type's version)",
+    )
+    parser.add_argument(
+        "--arch", metavar="ARCH", default="x86_64", help="where a document names none (default: x86_64)"
+    )
+    parser.add_argument("--jobs", metavar="N", type=int, help="processes to use (default: one a processor)")
+    parser.add_argument(
+        "--html", metavar="FILE", help="write a report for people, a page that needs nothing else"
+    )
+    parser.add_argument("--json", action="store_true", help="data (its schema is in docs/audit.md)")
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(options: argparse.Namespace) -> int:
+    from qemushim.cli import REFUSED
+    from qemushim.compare.audit import Task, audit, report_data, worst
+
+    if options.jobs is not None and options.jobs < 1:
+        options.usage_error("--jobs takes a number from 1")
+    _check_emulators(options)
+    tasks = [
+        Task(name, text, options.qemu, options.old, options.arch)
+        for place in options.places
+        for name, text in documents(place)
+    ]
+    if not tasks:
+        complain(ConfigError(f"no domain document in {', '.join(options.places)}"))
+        return REFUSED
+    with asking(len(tasks), "comparing guests") as done:
+        findings = audit(tasks, workers=options.jobs, done=lambda finding: done(finding.file))
+    if options.html is not None:
+        _write_page(findings, options)
+    if options.json:
+        print(json.dumps(report_data(findings), ensure_ascii=False, indent=2))
+    else:
+        show(findings)
+    return EXIT[worst(findings)]
+
+
+def _check_emulators(options: argparse.Namespace) -> None:
+    """Tell at once, not once a guest, where a name means nothing.  A version may be there for other architectures only."""
+    from qemushim.emulator.bundled import available, find
+
+    arches = {options.arch, *(known.arch for known in available())}
+    for spec in filter(None, (options.qemu, options.old)):
+        problems = []
+        for arch in sorted(arches, key=lambda arch: arch != options.arch):
+            try:
+                find(spec, arch)
+                break
+            except EmulatorError as problem:
+                problems.append(problem)
+        else:
+            raise problems[0]
+
+
+def _write_page(findings: list[Finding], options: argparse.Namespace) -> None:
+    from qemushim.compare.page import page
+
+    title = f"{', '.join(options.places)} on QEMU {options.qemu}"
+    try:
+        with open(options.html, "w", encoding="utf-8") as file:
+            file.write(page(findings, title))
+    except OSError as problem:
+        raise ConfigError(f"cannot write the report: {problem.strerror}", file=options.html) from None
+
+
+def show(findings: list[Finding]) -> None:
+    """A table, worst first, and a line of counts; on a terminal with colours."""
+    ordered = sorted(findings, key=lambda finding: -finding.verdict)
+    if sys.stdout.isatty():
+        _draw(ordered)
+    else:
+        rows = [_HEADINGS, *map(_cells, ordered)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS) - 1)]
+        for row in rows:
+            padded = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)]
+            print("  ".join([*padded, row[-1]]).rstrip())
+    counts = ((verdict, sum(f.verdict is verdict for f in findings)) for verdict in reversed(Verdict))
+    print("\n" + ", ".join(f"{verdict.text}: {number}" for verdict, number in counts))
+
+
+def _cells(finding: Finding) -> tuple[str, str, str, str, str]:
+    return (
+        finding.verdict.text,
+        printable(finding.name or finding.file),
+        printable(finding.machine),
+        f"{finding.old} → {finding.new}",
+        printable(finding.summary),
+    )
+
+
+def _draw(findings: Iterable[Finding]) -> None:
+    # takes longer to load than everything else here together
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in _HEADINGS:
+        table.add_column(heading, no_wrap=heading in _HEADINGS[:1], overflow="fold")
+    for finding in findings:
+        first, *others = _cells(finding)
+        table.add_row(Text(first, style=STYLES[finding.verdict]), *map(Text, others))
+    Console(highlight=False).print(table)

@@ -1,0 +1,131 @@
+"""Count how many more devices can be plugged: at the next start (cold) and while the guest runs (hot).
+
+With --want: the controllers to add so that all that is wanted can be plugged into the running guest, as XML to paste
+below <devices>; with --apply they are written into FILE, whose layout and comments stay."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from qemushim.cli.common import (
+    add_document,
+    add_emulator,
+    add_host,
+    emulator_for,
+    host_for,
+    note,
+    printable,
+    read_document,
+)
+from qemushim.errors import ConfigError
+from qemushim.inspect.slots import BY_NAME, MOST, SORTS, Count, Plan, counts, counts_data, plan, plan_data
+
+EPILOG = f"""\
+kinds: {", ".join(sort.name for sort in SORTS)}
+
+examples:
+  qemushim slots web.xml                               how many more of each kind
+  qemushim slots web.xml --want 4 nic                  what to add so that 4 can be plugged while it runs
+  qemushim slots web.xml --want 4 nic --want 2 disk --apply
+
+exit codes: 0, 1 where no controller makes enough room (or the guest is refused), 2 for wrong usage"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    add_document(parser)
+    parser.add_argument(
+        "--want",
+        nargs=2,
+        metavar=("N", "KIND"),
+        action="append",
+        default=[],
+        help="N more of a kind shall be pluggable while the guest runs; may be given several times",
+    )
+    parser.add_argument(
+        "--apply", action="store_true", help="write what --want needs into FILE (-: to standard output)"
+    )
+    parser.add_argument("--json", action="store_true", help="data (its schema is in docs/slots.md)")
+    add_emulator(parser)
+    add_host(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(options: argparse.Namespace) -> int:
+    wanted = list(_wanted(options))
+    if options.apply and not wanted:
+        options.usage_error("--apply needs --want")
+    if options.apply and options.json:
+        options.usage_error("--apply and --json do not go together")
+    guest = read_document(options.file)
+    emulator = emulator_for(guest, options)
+    host = host_for(options, emulator)
+    if not wanted:
+        found = counts(guest, emulator, host)
+        lines = [json.dumps(counts_data(found), indent=2)] if options.json else _table(found)
+        print("\n".join(lines))
+        return 0
+    made = plan(guest, wanted, emulator, host)
+    if options.apply:
+        _apply(options.file, made)
+    elif options.json:
+        print(json.dumps(plan_data(made), indent=2))
+    elif made.add:
+        print("\n".join(made.add))
+    else:
+        note("nothing is needed: there is room for them already")
+    return 0
+
+
+def _wanted(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
+    for number, name in options.want:
+        if name not in BY_NAME:
+            options.usage_error(f"--want {number} {name}: no such kind; one of {', '.join(BY_NAME)}")
+        if not number.isdecimal() or not 0 < int(number) <= MOST:
+            options.usage_error(f"--want {number} {name}: a number from 1 to {MOST} is needed")
+        yield int(number), name
+
+
+def _number(count: int) -> str:
+    return f"{MOST}+" if count == MOST else str(count)
+
+
+def _table(found: list[Count]) -> Iterator[str]:
+    rows = [("KIND", "", "COLD", "HOT", "FOR MORE WHILE IT RUNS, ADD BEFORE IT STARTS")]
+    rows += [(c.sort, c.words, _number(c.cold), _number(c.hot), printable(c.more or c.why)) for c in found]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, words, cold, hot, more in rows:
+        line = f"{name:<{widths[0]}}  {words:<{widths[1]}}  {cold:>{widths[2]}}  {hot:>{widths[3]}}  {more}"
+        yield line.rstrip()
+
+
+def _apply(path: str, made: Plan) -> None:
+    """Write the document with the controllers in it, in one step, so that it is never half there."""
+    text = made.guest.to_xml("keep")
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    if not made.add:
+        note("nothing is needed: there is room for them already")
+        return
+    target = os.path.realpath(path)
+    try:
+        mode = os.stat(target).st_mode & 0o7777
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=os.path.dirname(target), prefix=".qemushim-", delete=False
+        ) as file:
+            file.write(text)
+        os.chmod(file.name, mode)
+        os.replace(file.name, target)
+    except OSError as problem:
+        raise ConfigError(f"cannot write the document: {problem.strerror}", file=path) from None
+    note(
+        f"{len(made.add)} controllers added to {path}"
+        if len(made.add) > 1
+        else f"a controller added to {path}"
+    )

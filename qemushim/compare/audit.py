@@ -1,0 +1,143 @@
+"""Many guests at once: which of them survive another QEMU.
+
+Each guest is taken from the QEMU that it was made for (the one of its machine type's version, or one that is named) to
+the new one, as ``sides.upgrade`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from qemushim import batch
+from qemushim.compare.difference import machine_version
+from qemushim.compare.sides import upgrade
+from qemushim.compare.verdict import Comparison, Verdict
+from qemushim.emulator.bundled import find
+from qemushim.errors import ShimError
+from qemushim.guest import Guest
+from qemushim.host import Host
+
+#: parts that a summary names
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One guest, and the QEMUs by the names that ``emulator.bundled.find`` takes; plain data that can travel."""
+
+    #: what messages call the document
+    file: str
+    text: bytes
+    new: str = "latest"
+    #: ``""``: the one of the machine type's version
+    old: str = ""
+    #: where the document names none
+    arch: str = "x86_64"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What has come of one guest."""
+
+    file: str
+    name: str
+    machine: str
+    #: the QEMUs, as asked for
+    old: str
+    new: str
+    comparison: Comparison | None = None
+    #: why there is nothing to compare: the document is refused by the old QEMU already
+    problem: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.comparison.verdict if self.comparison is not None else Verdict.REFUSED
+
+    @property
+    def summary(self) -> str:
+        """The worst of it in a line."""
+        if self.comparison is None:
+            return self.problem
+        worst = [line for line in self.comparison.lines if line.verdict is self.verdict is not Verdict.SAME]
+        if self.verdict is Verdict.REFUSED:
+            return "; ".join(change.new or "" for line in worst for change in line.changes)
+        words = [
+            f"{line.part} ({', '.join(dict.fromkeys(_fact(change.fact) for change in line.changes))})"
+            for line in worst[:_NAMED]
+        ]
+        if len(worst) > _NAMED:
+            words.append(f"and {len(worst) - _NAMED} more")
+        return ", ".join(words)
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "name": self.name,
+            "machine": self.machine,
+            "old": self.old,
+            "new": self.new,
+            "verdict": self.verdict.word,
+            "problem": self.problem or None,
+            "comparison": self.comparison.data() if self.comparison is not None else None,
+        }
+
+
+def _fact(name: str) -> str:
+    return name.rpartition("@")[2]
+
+
+def examine(task: Task) -> Finding:
+    """Work on one guest; whatever is wrong with it is a finding, never an error."""
+    name = machine = ""
+    old = task.old
+    try:
+        guest = Guest.from_xml(task.text, file=task.file)
+        name, machine = guest.name, guest.domain.machine_type
+        version = machine_version(machine)
+        old = task.old or (f"~{version}" if version else task.new)
+        arch = guest.domain.arch or task.arch
+        sides = [
+            (emulator, Host.nominal(emulator.arch)) for emulator in (find(old, arch), find(task.new, arch))
+        ]
+        comparison = upgrade(guest, sides[0], sides[1])
+    except ShimError as problem:
+        return Finding(task.file, name, machine, old, task.new, problem=f"{problem.where}{problem.message}")
+    except Exception as mistake:
+        # one odd guest must not lose the findings of all others
+        reason = f"{task.file}: mistake in qemushim: {type(mistake).__name__}: {mistake}"
+        return Finding(task.file, name, machine, old, task.new, problem=reason)
+    titles = (".".join(map(str, emulator.version)) for emulator, _ in sides)
+    return Finding(task.file, name, machine, *titles, comparison)
+
+
+def audit(
+    tasks: Iterable[Task],
+    *,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    done: Callable[[Finding], object] | None = None,
+) -> list[Finding]:
+    """Examine guests, in the order given; see ``batch.map`` for the executor."""
+    return batch.map(examine, tasks, executor=executor, workers=workers, done=done)
+
+
+def worst(findings: Iterable[Finding]) -> Verdict:
+    return max((finding.verdict for finding in findings), default=Verdict.SAME)
+
+
+def report_data(findings: list[Finding]) -> dict[str, Any]:
+    """The schema of ``qemushim audit --json`` (docs/audit.md)."""
+    counts = {verdict.word: 0 for verdict in Verdict}
+    for finding in findings:
+        counts[finding.verdict.word] += 1
+    return {
+        "verdict": worst(findings).word,
+        "counts": counts,
+        "guests": [finding.data() for finding in findings],
+    }
+
+
+__all__ = ["Finding", "Task", "audit", "examine", "report_data", "worst"]

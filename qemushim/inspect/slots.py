@@ -1,0 +1,344 @@
+"""How many more devices a guest takes, at its next start and while it runs, and what to add for more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from qemushim.address.needs import Kind
+from qemushim.address.pci import PciTree
+from qemushim.address.pcilayout import PciLayout
+from qemushim.address.walk import index_of
+from qemushim.devices import BY_TAG
+from qemushim.devices.base import Device
+from qemushim.document.node import Node
+from qemushim.document.parse import parse
+from qemushim.errors import AddressError, ConfigError, error
+from qemushim.inspect.survey import Survey, survey
+from qemushim.inspect.topology import hotplugs_pci, topology
+
+if TYPE_CHECKING:
+    from qemushim.emulator.model import Emulator
+    from qemushim.guest import Guest
+    from qemushim.host import Host
+
+#: where counting stops: more than this is “as many as you like”
+MOST = 256
+#: the most controllers that are added to make room
+_MOST_ADDED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """A kind of device that people plug in."""
+
+    #: what it is called here: ``nic``
+    name: str
+    #: in words
+    words: str
+    #: the bus that it takes a place of; ``virtio``: PCI or CCW, as virtio devices do
+    bus: str
+    #: its XML; ``{n}`` counts from 0, ``{hex}`` is the same in four digits, ``{dev}`` a target name not in use
+    xml: str
+    #: whether it can be plugged while the guest runs
+    hotplug: bool = True
+
+
+_DISK = "<disk type='file' device='disk'><source file='/tmp/{n}'/><target dev='{dev}' bus='%s'/></disk>"
+_MAC = "<mac address='52:54:00:fe:{hex}'/>"
+SORTS = (
+    Sort(
+        "nic",
+        "network card, virtio",
+        "virtio",
+        f"<interface type='user'>{_MAC}<model type='virtio'/></interface>",
+    ),
+    Sort(
+        "nic-pci",
+        "network card, e1000",
+        "pci",
+        f"<interface type='user'>{_MAC}<model type='e1000'/></interface>",
+    ),
+    Sort("disk", "disk, virtio", "virtio", _DISK % "virtio"),
+    Sort("disk-scsi", "disk, SCSI", "scsi", _DISK % "scsi"),
+    Sort("disk-sata", "disk, SATA", "sata", _DISK % "sata", hotplug=False),
+    Sort("disk-ide", "disk, IDE", "ide", _DISK % "ide", hotplug=False),
+    Sort("disk-usb", "disk, USB", "usb", _DISK % "usb"),
+    Sort(
+        "hostdev",
+        "assigned PCI device",
+        "pci",
+        "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x{hex4}' bus='0x01' slot='0x00' "
+        "function='0x0'/></source></hostdev>",
+    ),
+    Sort(
+        "channel",
+        "virtio-serial channel",
+        "virtio-serial",
+        "<channel type='unix'><target type='virtio' name='org.example.{n}'/></channel>",
+    ),
+)
+BY_NAME = {sort.name: sort for sort in SORTS}
+#: prefix of target names by bus
+_PREFIXES = {"ide": "hd", "virtio": "vd"}
+#: bus → the controller that gives more of it
+_GIVES = {
+    "scsi": "<controller type='scsi' model='virtio-scsi' index='{index}'/>",
+    "usb": "<controller type='usb' model='qemu-xhci' index='{index}' ports='15'/>",
+    "virtio-serial": "<controller type='virtio-serial' index='{index}'/>",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many more of one kind there can be.  ``MOST`` stands for that many or more."""
+
+    sort: str
+    words: str
+    #: at the next start, with the controllers that libvirt adds by itself
+    cold: int
+    #: while the guest runs, as it is
+    hot: int
+    #: the controller that makes room for more while it runs, ``""`` where none does
+    more: str
+    #: why there is none at all, ``""`` where there is
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to add so that what is wanted can be plugged while the guest runs."""
+
+    #: wanted kinds and how many of each
+    wanted: tuple[tuple[int, str], ...]
+    #: XML of controllers to add, one each
+    add: tuple[str, ...]
+    #: the document with them
+    guest: Guest
+
+
+def counts(guest: Guest, emulator: Emulator, host: Host) -> list[Count]:
+    """How many more of each kind fit.  Raises what ``Guest.define`` raises."""
+    s = survey(guest, emulator, host)
+    found = []
+    for sort in SORTS:
+        cold, why = _cold(s, sort, emulator, host)
+        hot = _hot(s, sort) if cold else 0
+        found.append(
+            Count(
+                sort.name, sort.words, cold, hot, _giver(s, guest, sort) if cold and sort.hotplug else "", why
+            )
+        )
+    return found
+
+
+def plan(guest: Guest, wanted: Iterable[tuple[int, str]], emulator: Emulator, host: Host) -> Plan:
+    """Controllers to add to a document so that devices can be plugged into the guest while it runs.
+
+    ``wanted``: how many of which kind (``BY_NAME``), all of them at once.  The guest is left as it is.  Raises
+    ``ConfigError`` where no number of controllers makes enough room.
+    """
+    wanted = tuple(wanted)
+    added: list[str] = []
+    twin = guest.copy()
+    for number in range(1, len(wanted) + 1):
+        s = survey(twin, emulator, host)
+        tries = 0
+        while not _fit(s, wanted[:number]):
+            sort = BY_NAME[wanted[number - 1][1]]
+            xml = _giver(s, twin, sort)
+            if not xml or tries == _MOST_ADDED:
+                raise _no_room(s, *wanted[number - 1])
+            tries += 1
+            added.append(xml)
+            twin = twin.copy()
+            twin.domain.adopt(parse(xml))
+            s = survey(twin, emulator, host)
+    return Plan(wanted, tuple(added), twin)
+
+
+def _no_room(s: Survey, number: int, name: str) -> ConfigError:
+    sort = BY_NAME[name]
+    if not sort.hotplug:
+        return error.not_supported(
+            f"{sort.words}: none can be plugged while the guest runs", hint="virtio, SCSI or USB"
+        )
+    machine = s.domain.machine_type
+    return error.not_supported(
+        f"no controller makes room for {number} × {sort.words} in a running {machine} guest"
+    )
+
+
+# -- at the next start -------------------------------------------------------------------------------------
+
+
+def _cold(s: Survey, sort: Sort, emulator: Emulator, host: Host) -> tuple[int, str]:
+    """The most devices that a definition takes, found by trying; and why not even one."""
+    names = _free_names(s, sort)
+
+    def refusal(number: int) -> str:
+        guest = s.guest.copy()
+        devices = guest.domain
+        for i in range(number):
+            devices.adopt(_sample(sort, i, names))
+        try:
+            guest.define(emulator, host, update=False)
+        except ConfigError as problem:
+            return problem.message
+        return ""
+
+    first = refusal(1)
+    if first:
+        return 0, first
+    fits, fails = 1, MOST + 1
+    middle = MOST
+    while fails - fits > 1:
+        if refusal(middle):
+            fails = middle
+        else:
+            fits = middle
+        middle = (fits + fails) // 2
+    return fits, ""
+
+
+def _sample(sort: Sort, number: int, names: Callable[[int], str]) -> Node:
+    digits = f"{number:04x}"
+    mac = f"{digits[:2]}:{digits[2:]}"
+    xml = sort.xml.replace("{n}", str(number)).replace("{hex}", mac).replace("{hex4}", digits)
+    return parse(xml.replace("{dev}", names(number)))
+
+
+def _free_names(s: Survey, sort: Sort) -> Callable[[int], str]:
+    """Target names that no disk has, by number."""
+    taken = {disk.node.value("target/@dev") for disk in s.domain.lists["disk"]}
+    prefix = _PREFIXES.get(sort.bus, "sd")
+    names: list[str] = []
+    index = 0
+    while len(names) <= MOST:
+        name = prefix + _letters(index)
+        if name not in taken:
+            names.append(name)
+        index += 1
+    return names.__getitem__
+
+
+def _letters(index: int) -> str:
+    """0 is ``a``, 25 ``z``, 26 ``aa``."""
+    text = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        text = chr(ord("a") + rest) + text
+    return text
+
+
+# -- while the guest runs ----------------------------------------------------------------------------------
+
+
+def _hot(s: Survey, sort: Sort) -> int:
+    """How many can be plugged into the guest as it is."""
+    if not sort.hotplug:
+        return 0
+    if not _on_pci(s, sort):
+        return min(MOST, _free_on(s, sort))
+    tree = _tree(s)
+    return sum(1 for _ in _plug(s, tree, sort, MOST)) if tree is not None else 0
+
+
+def _fit(s: Survey, wanted: Iterable[tuple[int, str]]) -> bool:
+    """Whether all that is wanted can be plugged at once."""
+    tree = _tree(s)
+    room: dict[str, int] = {}
+    for number, name in wanted:
+        sort = BY_NAME[name]
+        if not sort.hotplug:
+            return False
+        if _on_pci(s, sort):
+            if tree is None or sum(1 for _ in _plug(s, tree, sort, number)) < number:
+                return False
+            continue
+        room.setdefault(sort.bus, _free_on(s, sort))
+        room[sort.bus] -= number
+        if room[sort.bus] < 0:
+            return False
+    return True
+
+
+def _on_pci(s: Survey, sort: Sort) -> bool:
+    return sort.bus == "pci" or (sort.bus == "virtio" and not s.d.board.is_ccw)
+
+
+def _free_on(s: Survey, sort: Sort) -> int:
+    """Free places of all buses of a type."""
+    kind = "ccw" if sort.bus == "virtio" else sort.bus
+    return sum(bus.free for bus in topology(s).every() if bus.type == kind)
+
+
+def _tree(s: Survey) -> PciTree | None:
+    """The PCI buses of the guest, where cards can be plugged into any of them."""
+    if not s.d.board.has_pci or not any(s.pci_controllers()) or not hotplugs_pci(s):
+        return None
+    layout = PciLayout(s.d)
+    tree = layout.tree()
+    layout.reserve_chipset(tree)
+    return tree
+
+
+def _device(sort: Sort) -> Device:
+    node = _sample(sort, 0, lambda number: f"{_PREFIXES.get(sort.bus, 'sd')}a")
+    return BY_TAG[node.tag](node)
+
+
+def _plug(s: Survey, tree: PciTree, sort: Sort, most: int) -> Iterator[None]:
+    """Take a slot for one device after the other, until there is none."""
+    device = _device(sort)
+    need = PciLayout(s.d).need(device)._replace(hotplug=True)
+    if need.kind is Kind.NONE:
+        return
+    for _ in range(most):
+        try:
+            tree.next(need)
+        except AddressError:
+            return
+        yield
+
+
+# -- what to add -------------------------------------------------------------------------------------------
+
+
+def _giver(s: Survey, guest: Guest, sort: Sort) -> str:
+    """The controller that makes room for more while the guest runs, behind those that the document has itself."""
+    xml = _pci_giver(s, sort) if _on_pci(s, sort) else _GIVES.get(sort.bus, "")
+    if not sort.hotplug or not xml:
+        return ""
+    kind = "pci" if _on_pci(s, sort) else sort.bus
+    own = [c for c in guest.domain.lists["controller"] if c.node.get("type") == kind]
+    # PCI controller 0 is the root bus
+    index = 1 + max((index_of(c) for c in own), default=0 if kind == "pci" else -1)
+    return xml.replace("{index}", str(index))
+
+
+def _pci_giver(s: Survey, sort: Sort) -> str:
+    if not hotplugs_pci(s) or not any(s.pci_controllers()):
+        return ""
+    if s.d.board.has_pcie_root:
+        need = PciLayout(s.d).need(_device(sort))
+        model = "pcie-root-port" if need.kind is Kind.PCIE else "pcie-to-pci-bridge"
+    else:
+        model = "pci-root" if s.d.board.is_pseries else "pci-bridge"
+    return f"<controller type='pci' model='{model}' index='{{index}}'/>"
+
+
+# -- data --------------------------------------------------------------------------------------------------
+
+
+def counts_data(found: list[Count]) -> dict[str, Any]:
+    """Ready for JSON (docs/slots.md has the schema)."""
+    return {"schema": "qemushim.slots/1", "most": MOST, "counts": [asdict(count) for count in found]}
+
+
+def plan_data(found: Plan) -> dict[str, Any]:
+    """The same for a plan."""
+    wanted = [{"sort": name, "number": number} for number, name in found.wanted]
+    return {"schema": "qemushim.slots-plan/1", "wanted": wanted, "add": list(found.add)}
