@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -43,11 +44,17 @@ def map(  # noqa: A001 - it is map, with somewhere else to do the work
     count = min(workers or os.cpu_count() or 1, len(chunks))
     if count <= 1:
         return _here(function, everything, done)
-    # neither fork (threads may run here) nor spawn (every worker would load everything anew)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([getattr(function, "__module__", "") or "qemushim"])
+    context = multiprocessing.get_context("fork" if _may_fork() else "forkserver")
+    if isinstance(context, multiprocessing.context.ForkServerContext):
+        # every worker would load everything anew
+        context.set_forkserver_preload([getattr(function, "__module__", "") or "qemushim"])
     with ProcessPoolExecutor(count, mp_context=context) as own:
         return _gather(own, function, chunks, done)
+
+
+def _may_fork() -> bool:
+    """Whether a copy of this process is safe (no threads run): it is ready at once, whatever the main module does."""
+    return threading.active_count() == 1 and "fork" in multiprocessing.get_all_start_methods()
 
 
 def _here(function: Callable[[T], R], items: list[T], done: Callable[[R], object] | None) -> list[R]:
@@ -70,8 +77,9 @@ def _gather(
     try:
         for future in as_completed(futures):
             results[futures[future]] = future.result()
-            for result in results[futures[future]] if done is not None else ():
-                done(result)
+            if done is not None:
+                for result in results[futures[future]]:
+                    done(result)
     except BaseException:
         for future in futures:
             future.cancel()

@@ -6,7 +6,7 @@ libvirt asks these questions of the *name* of a machine type, not of QEMU, so th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 X86 = frozenset({"i686", "x86_64"})
 ARM = frozenset({"armv6l", "armv7l", "armv7b", "aarch64"})
@@ -118,3 +118,9 @@ class Board:
     @cached_property
     def has_pcie_root(self) -> bool:
         return self.is_q35 or self.is_arm_virt or self.is_riscv_virt or self.is_loongarch_virt
+
+
+@lru_cache(256)
+def board_of(arch: str, machine: str) -> Board:
+    """The same board for every guest of a machine type, so that each question is answered once."""
+    return Board(arch, machine)

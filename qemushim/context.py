@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,6 +79,10 @@ class Build(Context):
     incoming: str = ""
     #: nothing of the host is prepared (``virsh domxml-to-native``)
     export: bool = False
+    #: run by hand: QEMU itself opens and decides what libvirt would pass and decide
+    alone: bool = False
+    #: the guest waits for a command before its first instruction
+    paused: bool = True
     #: shared results of one build, by purpose (see ``once``)
     notes: dict[str, Any] = field(default_factory=dict)
     _json_device: bool = False
@@ -105,7 +110,12 @@ class Build(Context):
     @property
     def domain_dir(self) -> str:
         """The directory that belongs to this guest alone."""
-        return f"{self.host.paths.lib}/domain-{self.short_name}"
+        return self.host.paths.guest or f"{self.host.paths.lib}/domain-{self.short_name}"
+
+    @property
+    def ram_dir(self) -> str:
+        """Where the files of the guest's memory are."""
+        return self.host.paths.guest or f"{self.host.paths.ram}/{self.short_name}"
 
     # -- options -----------------------------------------------------------------------------------------------------
 
@@ -185,10 +195,12 @@ class Build(Context):
     # -- secrets -----------------------------------------------------------------------------------------------------
 
     def secret(self, alias: str, plain: bytes, source: Node | None = None) -> Option:
-        """A secret object, encrypted with the guest's master key."""
+        """A secret object, encrypted with the guest's master key; in the clear for a QEMU that is run by hand."""
+        if self.alone:
+            text = base64.b64encode(plain).decode()
+            clear = {"qom-type": "secret", "id": alias, "data": text, "format": "base64"}
+            return self.object(clear, source, "a secret, in the clear")
         iv = self.host.random_iv
-        import base64
-
         properties = {
             "qom-type": "secret",
             "id": alias,

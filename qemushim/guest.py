@@ -340,11 +340,13 @@ class Guest:
         *,
         incoming: str = "",
         export: bool = False,
+        alone: bool = False,
+        paused: bool = True,
         into: Command | None = None,
     ) -> Build:
         """What ``start`` makes its command line in: with the numbers that were given out on the way.
 
-        For a QEMU that speaks QMP alone.
+        For a QEMU that speaks QMP alone.  ``alone``, ``paused``: see ``Build``.
         """
         emulator = namespace.changed_emulator(self.domain, emulator)
         if export:
@@ -353,7 +355,7 @@ class Guest:
         for step in START:
             step(d)
         command = into if into is not None else Command("")
-        b = Build(self.domain, emulator, host, command, incoming=incoming, export=export)
+        b = Build(self.domain, emulator, host, command, incoming, export, alone, paused)
         b.command.binary = self.domain.node.value("devices/emulator") or ""
         prepare_devices(b)
         for group in GROUPS:
@@ -390,6 +392,7 @@ class Guest:
         guest = self.copy()
         with located(file or self.file):
             new = guest.domain.adopt(parse(device, file))
+            memory.count_memory(guest.domain, new)
         if emulator.classic:
             return guest.define(emulator, host, update=False), new
         guest._complete(guest._defining(emulator, host, update=False, past=(), beside=beside))
@@ -405,6 +408,7 @@ class Guest:
                 device.node.value("mac/@address"),
             ):
                 guest.domain.remove(device)
+                memory.count_memory(guest.domain, device, leaves=True)
                 guest._detached |= {device.node.origin} - {-1}
                 return guest
         raise error.argument(

@@ -6,11 +6,11 @@ Nothing else in the core knows the host: a dry run passes ``Host.nominal()`` (th
 
 from __future__ import annotations
 
-import base64
+import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from qemushim.errors import error
 
@@ -25,6 +25,8 @@ class Paths:
     ram: str = "/var/lib/libvirt/qemu/ram"
     run: str = "/run/libvirt/qemu"
     config: str = "/etc/libvirt/qemu"
+    #: the directory of the only guest there is; ``""``: every guest has one of its own below ``lib``
+    guest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,7 @@ class ClassicHost:
     to_the_letter: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hugepages:
+class Hugepages(NamedTuple):
     """One mount of hugetlbfs."""
 
     size: int
@@ -89,23 +90,20 @@ class Hugepages:
     default: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NumaNode:
+class NumaNode(NamedTuple):
     id: int
     cpus: frozenset[int] = frozenset()
     memory: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PciDevice:
+class PciDevice(NamedTuple):
     """A PCI device of the host."""
 
     express: bool = True
     iommu_group: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class CpuDefinition:
+class CpuDefinition(NamedTuple):
     """The host's own CPU: a model of the CPU map and features beyond it."""
 
     model: str
@@ -214,6 +212,11 @@ def assumed_firmware() -> tuple[tuple[str, Mapping[str, Any] | None], ...]:
     return tuple(found)
 
 
+def no_encryption(secret: bytes, iv: bytes) -> str:
+    """What stands for a secret where nobody is to use it: its base64."""
+    return binascii.b2a_base64(secret, newline=False).decode()
+
+
 def no_secret(kind: str, reference: str) -> bytes:
     """A host that keeps no secrets.  Raises ``ConfigError``."""
     how = "uuid" if len(reference) == 36 and reference.count("-") == 4 else "usage"
@@ -279,7 +282,7 @@ class Host:
     #: (kind, UUID or usage) → plain secret; raises ``ConfigError`` where there is none
     find_secret: Callable[[str, str], bytes] = no_secret
     #: secret, initialisation vector → what is printed (base64 of AES-256-CBC with the master key)
-    encrypt: Callable[[bytes, bytes], str] = lambda secret, iv: base64.b64encode(secret).decode()
+    encrypt: Callable[[bytes, bytes], str] = no_encryption
     #: initialisation vector of the next secret
     random_iv: bytes = bytes(range(16))
     #: a UUID / MAC for what has none: called with what it is for, the guest's own name or UUID included

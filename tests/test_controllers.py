@@ -219,7 +219,7 @@ def test_disks_of_a_bus_stand_together_by_name() -> None:
                 "Expected non-negative value"
             ),
         ),
-        ("<controller type='scsi' model='fast'/>", "XML error: Unknown model type 'fast'"),
+        ("<controller type='scsi' model='fast'/>", "unsupported configuration: Unknown model type 'fast'"),
         (
             "<controller type='quick'/>",
             "XML error: Invalid value for attribute 'type' in element 'controller': 'quick'.",

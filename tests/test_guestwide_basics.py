@@ -248,7 +248,7 @@ def test_acpi_before_there_was_a_property() -> None:
 
 
 def test_lifecycle() -> None:
-    assert refusal("<on_crash>explode</on_crash>") == "internal error: unknown on_crash action: explode"
+    assert refusal("<on_crash>explode</on_crash>") == "unsupported configuration: unknown on_crash action: explode"
     assert "preserve" in refusal("<on_reboot>preserve</on_reboot>")
 
 
@@ -444,7 +444,7 @@ def test_secret_memory() -> None:
     )
     assert any(made in token for token in tokens(snp, emulator))
     assert refusal(sev + "</launchSecurity>") == (
-        "unsupported configuration: SEV launch security is not supported with this QEMU binary"
+        "unsupported configuration: 'sev' launch security is not supported with this QEMU binary"
     )
 
 

@@ -121,7 +121,7 @@ def test_a_topology_fits_or_is_refused(numbers: list[int]) -> None:
         ("<vcpu>many</vcpu>", "XML error: Invalid value for element 'vcpu': 'many'"),
         (
             "<vcpu current='3'>2</vcpu>",
-            "internal error: maxvcpus must not be less than current vcpus (2 < 3)",
+            "unsupported configuration: maximum vCPU count must not be less than current vCPU count",
         ),
         ("<vcpu cpuset='1,^1'>2</vcpu>", "unsupported configuration: Invalid value of 'cpuset': 1,^1"),
         ("<vcpu cpuset='a-b'>2</vcpu>", "invalid argument: Failed to parse bitmap 'a-b'"),
@@ -130,7 +130,7 @@ def test_a_topology_fits_or_is_refused(numbers: list[int]) -> None:
             "unsupported configuration: Maximum CPUs greater than specified machine type limit 255",
         ),
         ("<vcpus><vcpu id='0' enabled='no'/></vcpus>", "XML error: vCPU0 can't be offline"),
-        ("<vcpus><vcpu id='1' enabled='no'/></vcpus>", "XML error: vcpu id exceeds maxvcpus"),
+        ("<vcpus><vcpu id='1' enabled='no'/></vcpus>", "XML error: vcpu id '1' is out of range of maximum vcpu count"),
         (
             (
                 "<vcpu>2</vcpu><cputune><vcpusched vcpus='0-1' scheduler='batch'/>"

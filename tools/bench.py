@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -175,7 +175,12 @@ class Bench:
     emulator: Emulator
     host: Host
     folder: str
-    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of programs that are started: their bytecode is kept, as it is of an installed package."""
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**kept, "PYTHONPYCACHEPREFIX": os.path.join(self.folder, "bytecode")}
 
     @property
     def rounds(self) -> int:

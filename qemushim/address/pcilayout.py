@@ -203,7 +203,8 @@ class PciLayout:
                 place = beside._replace(function=function)
                 tree.reserve(place, need, device.node)
         if write:
-            self.write(device, place)
+            # function 0 is the part that the others of a USB 2 controller are beside
+            self.write(device, place, multifunction=function == 0)
 
     def write(self, device: Device, place: PciAddress, *, multifunction: bool = False) -> None:
         """Give a device its address, for good."""

@@ -31,14 +31,16 @@ def devices_in_order(domain: Domain) -> Iterator[Device]:
     """
     lists = domain.lists
     for tag in _ADDRESSED:
-        if tag == "hostdev":
+        listed = lists[tag]
+        if tag == "interface":
+            yield from (device for device in listed if not is_hostdev_interface(device))
+        elif tag == "console":
+            yield from listed[1:] if listed and is_shadow(listed[0]) else listed
+        elif tag == "hostdev":
             yield from (device for device in lists["interface"] if is_hostdev_interface(device))
-        for number, device in enumerate(lists[tag]):
-            if tag == "interface" and is_hostdev_interface(device):
-                continue
-            if tag == "console" and number == 0 and is_shadow(device):
-                continue
-            yield device
+            yield from listed
+        elif listed:
+            yield from listed
 
 
 def is_shadow(console: Device) -> bool:

@@ -75,7 +75,8 @@ class ClassicBuild(Classic):
         return first + nth
 
     def option(self, flag: str, text: str | None, source: Node | None, rule: str) -> Option:
-        return Option(flag, text, source, rule)
+        """What no element asks for comes from the domain as a whole."""
+        return Option(flag, text, source or self.domain.node, rule)
 
     def pairs(
         self, flag: str, pairs: Properties | Pairs, source: Node | None, rule: str, *, head: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -22,9 +23,18 @@ SUBCOMMANDS = {
     "explain": ("explain", "say where every argument comes from, or what a line of the document does"),
     "topology": ("topology", "show the buses of a guest: who sits where, and what is free"),
     "slots": ("slots", "count how many more devices can be plugged, and say what to add for more"),
-    "names": ("names", "say what a Linux guest calls its network cards and disks, and what a change does to that"),
+    "names": ("names", "say what Linux calls the guest's network cards and disks, also after a change"),
     "compare": ("compare", "say what a guest notices of another document, QEMU or machine type"),
     "audit": ("audit", "say which guests of a directory or a connection survive another QEMU"),
+    "plan": ("plan", "say what defining a guest through libvirt would change, or define it"),
+    "run": ("run", "start a guest on a QEMU of this machine, without libvirt"),
+    "list": ("list", "list the guests that were started so"),
+    "show": ("show", "print the document of one, live or stored"),
+    "attach": ("attach", "give one a device more"),
+    "detach": ("detach", "take a device from one"),
+    "stop": ("stop", "shut one down"),
+    "log": ("log", "print what the QEMU of one has said"),
+    "forget": ("forget", "remove what is kept of one that is off"),
     "completion": ("completion", "print a completion script for your shell"),
 }
 
@@ -36,7 +46,7 @@ examples:
   virsh dumpxml web | qemushim argv -          from a pipe
   qemushim define web.xml > defined.xml        give every device an address, for ever
 
-No guest is started, and no QEMU is asked but one that you name by its path (“probe” and “capabilities” ask all that are
+No guest is started but by “run”, and no QEMU is asked but one that you name by its path (“probe” and “capabilities” ask all that are
 installed where you name none): neither QEMU nor libvirt need be there.
 “qemushim SUBCOMMAND --help” says more of each."""
 
@@ -75,7 +85,10 @@ def overview_parser(*, complete: bool = False) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    # what is loaded stays to the end: looking through it over and over takes a twentieth of a short run
+    gc.set_threshold(100_000)
+    # not list(): a subcommand has that name
+    words = [*(sys.argv[1:] if arguments is None else arguments)]
     if not words or words[0] not in SUBCOMMANDS:
         if words == ["--version"]:
             print(f"qemushim {version()}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from qemushim.cli.common import (
     add_document,
@@ -16,9 +17,15 @@ from qemushim.cli.common import (
     emulator_for,
     host_for,
     names_binary,
+    note,
     read_document,
 )
 from qemushim.command.layout import FORMATS
+
+if TYPE_CHECKING:
+    from qemushim.emulator.model import Emulator
+    from qemushim.guest import Guest
+    from qemushim.host import Host
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +49,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the host prepared (every interface a bare tap, no TPM emulator).  Default: export where --qemu is a binary of "
         "this machine, so that the two can be compared, else start",
     )
+    parser.add_argument(
+        "--standalone",
+        action="store_true",
+        help="the same guest for a shell rather than libvirt: sockets below a folder of its own, user networking, "
+        "secrets in the clear, a display that can be used; notes say what is otherwise, and what must be started first",
+    )
+    parser.add_argument(
+        "--directory",
+        metavar="DIR",
+        default="",
+        help="with --standalone: where its sockets are (default: NAME.run in the working directory)",
+    )
+    parser.add_argument("--paused", action="store_true", help="with --standalone: wait for “cont” in the monitor")
 
 
 def run(options: argparse.Namespace) -> int:
     guest = read_document(options.file)
     emulator = emulator_for(guest, options)
     host = host_for(options, emulator)
+    if options.standalone:
+        return _run_alone(options, guest, emulator, host)
     export = options.purpose == "export" if options.purpose else names_binary(options)
     command = guest.command(emulator, host, incoming=options.incoming, export=export)
     sys.stdout.write(FORMATS[options.format](command))
+    return 0
+
+
+def _run_alone(options: argparse.Namespace, guest: Guest, emulator: Emulator, host: Host) -> int:
+    from qemushim.standalone import standalone
+
+    alone = standalone(
+        guest, emulator, host, options.directory, incoming=options.incoming, paused=options.paused
+    )
+    for line in alone.notes:
+        note(line)
+    shell = options.format == "shell"
+    sys.stdout.write(alone.shell() if shell else FORMATS[options.format](alone.command))
     return 0

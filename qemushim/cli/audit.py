@@ -15,6 +15,7 @@ from qemushim.cli.common import complain, printable
 from qemushim.cli.compare import EXIT, STYLES
 from qemushim.cli.documents import documents
 from qemushim.cli.progress import asking
+from qemushim.compare.audit import ORDER
 from qemushim.compare.verdict import Verdict
 from qemushim.errors import ConfigError, EmulatorError
 
@@ -29,9 +30,11 @@ examples:
   qemushim audit qemu:///system --qemu /usr/bin/qemu-system-x86_64 --html report.html
   qemushim audit guests/*.xml --from 7.2 --qemu 10.0 --json | jq '.guests[] | select(.verdict == "refused") | .name'
 
-exit codes: the worst of all: 0 no guest notices anything, 3 some see it, 4 some will not start; 1 where there is
-nothing to audit, 2 for wrong usage"""
+exit codes: the worst of 0 no guest notices anything, 3 some see it, 1 some could not be compared (or there are none), 4
+some will not start; 2 for wrong usage"""
 
+#: verdict → exit code, worst first; ``None``: not compared
+_EXIT = tuple((verdict, 1 if verdict is None else EXIT[verdict]) for verdict in ORDER)
 _HEADINGS = ("VERDICT", "GUEST", "MACHINE TYPE", "QEMU", "WHAT")
 
 
@@ -66,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from qemushim.cli import REFUSED
-    from qemushim.compare.audit import Task, audit, report_data, worst
+    from qemushim.compare.audit import Task, audit, report_data
 
     if options.jobs is not None and options.jobs < 1:
         options.usage_error("--jobs takes a number from 1")
@@ -87,11 +90,11 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(report_data(findings), ensure_ascii=False, indent=2))
     else:
         show(findings)
-    return EXIT[worst(findings)]
+    return next(exit_code for verdict, exit_code in _EXIT if any(f.verdict is verdict for f in findings))
 
 
 def _check_emulators(options: argparse.Namespace) -> None:
-    """Tell at once, not once a guest, where a name means nothing.  A version may be there for other architectures only."""
+    """Tell at once, not once a guest, where a name means nothing (a version may be there for one architecture only)."""
     from qemushim.emulator.bundled import available, find
 
     arches = {options.arch, *(known.arch for known in available())}
@@ -120,7 +123,7 @@ def _write_page(findings: list[Finding], options: argparse.Namespace) -> None:
 
 def show(findings: list[Finding]) -> None:
     """A table, worst first, and a line of counts; on a terminal with colours."""
-    ordered = sorted(findings, key=lambda finding: -finding.verdict)
+    ordered = sorted(findings, key=lambda finding: ORDER.index(finding.verdict))
     if sys.stdout.isatty():
         _draw(ordered)
     else:
@@ -129,13 +132,17 @@ def show(findings: list[Finding]) -> None:
         for row in rows:
             padded = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)]
             print("  ".join([*padded, row[-1]]).rstrip())
-    counts = ((verdict, sum(f.verdict is verdict for f in findings)) for verdict in reversed(Verdict))
-    print("\n" + ", ".join(f"{verdict.text}: {number}" for verdict, number in counts))
+    counts = ((verdict, sum(f.verdict is verdict for f in findings)) for verdict in ORDER)
+    print("\n" + ", ".join(f"{_text(verdict)}: {number}" for verdict, number in counts if number))
+
+
+def _text(verdict: Verdict | None) -> str:
+    return "not compared" if verdict is None else verdict.text
 
 
 def _cells(finding: Finding) -> tuple[str, str, str, str, str]:
     return (
-        finding.verdict.text,
+        _text(finding.verdict),
         printable(finding.name or finding.file),
         printable(finding.machine),
         f"{finding.old} → {finding.new}",
@@ -154,5 +161,6 @@ def _draw(findings: Iterable[Finding]) -> None:
         table.add_column(heading, no_wrap=heading in _HEADINGS[:1], overflow="fold")
     for finding in findings:
         first, *others = _cells(finding)
-        table.add_row(Text(first, style=STYLES[finding.verdict]), *map(Text, others))
+        style = STYLES[finding.verdict] if finding.verdict is not None else "magenta"
+        table.add_row(Text(first, style=style), *map(Text, others))
     Console(highlight=False).print(table)

@@ -105,8 +105,8 @@ def _compare(options: argparse.Namespace) -> Comparison:
     old = read_document(options.old)
     new = read_document(options.new) if options.new is not None else old.copy()
     machines = [None, *options.machine][-2:] if options.machine else [None, None]
-    specs = _specs(options, old)
-    sides = [_side(*side, options) for side in zip((old, new), specs, machines, strict=True)]
+    emulators = _emulators(options, (old, new))
+    sides = [_side(*side) for side in zip((old, new), emulators, machines, strict=True)]
     # the same document on two QEMUs is a guest that moves from one to the other
     if options.new is None and not options.machine and not options.fresh:
         pairs = [(side.emulator, side.host) for side in sides]
@@ -114,42 +114,28 @@ def _compare(options: argparse.Namespace) -> Comparison:
     return compare(*sides)
 
 
-def _specs(options: argparse.Namespace, old: Guest) -> list[str]:
+def _emulators(options: argparse.Namespace, guests: tuple[Guest, Guest]) -> list[Emulator]:
     """What ``--qemu`` says of each side."""
-    if len(options.qemu) == 2:
-        return list(options.qemu)
-    if not options.qemu:
-        return ["latest", "latest"]
-    only = options.qemu[0]
-    alone = options.new is None and not options.machine
-    return [origin(old, only) if alone else only, only]
+    from qemushim.compare.sides import origin
+    from qemushim.emulator.bundled import find
+
+    specs = (options.qemu or ["latest"]) * 2
+    arches = [options.arch or guest.domain.arch or "x86_64" for guest in guests]
+    new = find(specs[1], arches[1], say=note)
+    if len(options.qemu) == 1 and options.new is None and not options.machine:
+        return [origin(guests[0], new), new]
+    return [find(specs[0], arches[0], say=note), new]
 
 
-def origin(guest: Guest, otherwise: str) -> str:
-    """The QEMU of the age of a guest's machine type (``~7.2`` for ``pc-q35-7.2``), or ``otherwise``."""
-    from qemushim.compare.difference import machine_version
+def _side(guest: Guest, emulator: Emulator, machine: str | None) -> Side:
+    from qemushim.compare.sides import Side, version_text
 
-    version = machine_version(guest.domain.machine_type)
-    return f"~{version}" if version else otherwise
-
-
-def _side(guest: Guest, spec: str, machine: str | None, options: argparse.Namespace) -> Side:
-    from qemushim.compare.sides import Side
-
-    emulator = emulator_of(spec, guest, options.arch)
     if machine is not None:
         node = guest.domain.node.find("os/type")
         if node is not None:
             node.set("machine", machine)
-    version = ".".join(map(str, emulator.version))
-    words = [guest.file, *([machine] if machine else []), f"QEMU {version}"]
+    words = [guest.file, *([machine] if machine else []), f"QEMU {version_text(emulator)}"]
     return Side(guest, emulator, _host_of(emulator), label=", ".join(words))
-
-
-def emulator_of(spec: str, guest: Guest, arch: str | None) -> Emulator:
-    from qemushim.emulator.bundled import find
-
-    return find(spec, arch or guest.domain.arch or "x86_64", say=note)
 
 
 def _host_of(emulator: Emulator) -> Host:

@@ -109,8 +109,10 @@ def _print(lines: Iterable[str]) -> int:
 
 def _where(a: Argument) -> str:
     """``line 17-21, disk vda``"""
+    if a.element == "domain":
+        return "the domain as a whole"
     if a.origin == DOCUMENT:
-        span = f"line {a.line}" if a.line == a.end or a.element == "domain" else f"lines {a.line}-{a.end}"
+        span = f"line {a.line}" if a.line == a.end else f"lines {a.line}-{a.end}"
         return f"{span}, {a.element}"
     return f"added: {a.element}" if a.origin == ADDED else "always"
 
@@ -152,7 +154,8 @@ def _line_text(meaning: LineMeaning) -> Iterator[str]:
             yield f"  {a.text}"
             yield f"      {a.rule}"
     elif meaning.around:
-        yield f"is part of {meaning.around[0].element}, which makes:"
+        whole = meaning.around[0].element.partition(" <")[0]
+        yield f"is part of {whole}, which makes:"
         yield from (f"  {a.text}" for a in meaning.around)
     if meaning.refusal:
         yield f"without it the guest is refused: {meaning.refusal}"

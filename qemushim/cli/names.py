@@ -1,17 +1,16 @@
 """Say what a Linux guest calls its network cards and disks: systemd's predictable names, links below /dev/disk.
 
-With a second FILE, --machine or --to-qemu: what that change does to the names.  A machine of another kind has other
-buses: where the addresses of FILE can not be kept they are given anew, and it is said."""
+With a second document, --machine or --qemu twice: what that change does to the names.  A machine of another kind has
+other buses: where the addresses of FILE can not be kept they are given anew, and it is said."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from qemushim.cli.common import (
     add_document,
-    add_emulator,
     add_host,
     emulator_for,
     host_for,
@@ -19,7 +18,9 @@ from qemushim.cli.common import (
     printable,
     read_document,
 )
+from qemushim.emulator.model import Emulator
 from qemushim.guest import Guest
+from qemushim.host import Host
 from qemushim.inspect.change import other_machine
 from qemushim.inspect.names import Named, Renamed, change_data, compare_names, names, names_data
 from qemushim.inspect.survey import Survey, survey
@@ -29,7 +30,7 @@ examples:
   qemushim names web.xml                          what they are called
   qemushim names old.xml new.xml                  what an edit does to the names
   qemushim names web.xml --machine pc-q35-6.0     what another machine type does
-  qemushim names web.xml --qemu 6.2 --to-qemu 10.0 --machine q35
+  qemushim names web.xml --qemu 6.2 --qemu 10.0   what another QEMU does
 
 exit codes: 0, 1 where a name changes or goes (or the guest is refused), 2 for wrong usage"""
 
@@ -46,9 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tcsh": "f",
     }
     parser.add_argument("--machine", metavar="MACHINE", help="the machine type after a change")
-    parser.add_argument("--to-qemu", metavar="VERSION|PATH|SNAPSHOT", help="the QEMU after a change")
+    parser.add_argument(
+        "--qemu",
+        metavar="VERSION|PATH|SNAPSHOT",
+        action="append",
+        default=[],
+        help="which QEMU (default: the newest of the architecture); twice: before and after a change",
+    )
+    parser.add_argument(
+        "--arch", metavar="ARCH", help="architecture of the guest, where the document names none"
+    )
     parser.add_argument("--json", action="store_true", help="data (its schema is in docs/names.md)")
-    add_emulator(parser)
     add_host(parser)
     parser.set_defaults(usage_error=parser.error)
 
@@ -56,34 +65,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.new is not None and options.machine is not None:
         options.usage_error("NEW and --machine do not go together")
-    given = read_document(options.file)
-    old = _survey(given, options)
-    if options.new is None and options.machine is None and options.to_qemu is None:
+    if len(options.qemu) > 2:
+        options.usage_error("--qemu is for before and after, not more")
+    qemus = options.qemu or ["latest"]
+    guest = read_document(options.file)
+    old = _survey(guest, options, qemus[0])
+    if options.new is None and options.machine is None and len(qemus) == 1:
         found = names(old)
         _dump(names_data(found)) if options.json else _print(_table(found))
         return 0
-    changes = compare_names(old, _changed(options, given, old))
+    if options.new is not None:
+        new = _survey(read_document(options.new), options, qemus[-1])
+    else:
+        new = _changed(guest, old, options, qemus[-1])
+    changes = compare_names(old, new)
     _dump(change_data(changes)) if options.json else _print(_changes(changes))
     return int(any(change.verdict in _CHANGED for change in changes))
 
 
-def _survey(guest: Guest, options: argparse.Namespace) -> Survey:
-    emulator = emulator_for(guest, options)
-    return survey(guest, emulator, host_for(options, emulator))
+def _side(guest: Guest, options: argparse.Namespace, qemu: str) -> tuple[Emulator, Host]:
+    one = argparse.Namespace(**{**vars(options), "qemu": qemu})
+    emulator = emulator_for(guest, one)
+    return emulator, host_for(one, emulator)
 
 
-def _changed(options: argparse.Namespace, given: Guest, old: Survey) -> Survey:
-    """The guest after the change."""
-    after = argparse.Namespace(**{**vars(options), "qemu": options.to_qemu or options.qemu})
-    guest = read_document(options.new) if options.new is not None else given
-    emulator = emulator_for(guest, after)
-    host = host_for(after, emulator)
-    if options.new is None:
-        machine = options.machine or old.domain.machine_type
-        guest, moved = other_machine(guest, old.guest, machine, emulator, host)
-        if moved:
-            note(f"{machine} has other buses: every address is given anew")
-    return survey(guest, emulator, host)
+def _survey(guest: Guest, options: argparse.Namespace, qemu: str) -> Survey:
+    return survey(guest, *_side(guest, options, qemu))
+
+
+def _changed(guest: Guest, old: Survey, options: argparse.Namespace, qemu: str) -> Survey:
+    """The same guest, defined already, on another machine type or QEMU."""
+    emulator, host = _side(guest, options, qemu)
+    machine = options.machine or old.domain.machine_type
+    twin, moved = other_machine(guest, old.guest, machine, emulator, host)
+    if moved:
+        note(f"{machine} has other buses: every address is given anew")
+    return survey(twin, emulator, host, update=moved)
 
 
 def _dump(data: object) -> None:
@@ -95,7 +112,7 @@ def _print(lines: Iterable[str]) -> None:
         print(printable(line))
 
 
-def _rows(rows: list[tuple[str, ...]]) -> Iterator[str]:
+def _rows(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(map(str.ljust, row, widths)).rstrip()

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="N more of a kind shall be pluggable while the guest runs; may be given several times",
     )
     parser.add_argument(
-        "--apply", action="store_true", help="write what --want needs into FILE (-: to standard output)"
+        "--apply", action="store_true", help="write what --want needs into FILE (-: to stdout)"
     )
     parser.add_argument("--json", action="store_true", help="data (its schema is in docs/slots.md)")
     add_emulator(parser)

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from qemushim import batch
-from qemushim.compare.difference import machine_version
-from qemushim.compare.sides import upgrade
+from qemushim.compare.sides import origin, refusal, upgrade, version_text
 from qemushim.compare.verdict import Comparison, Verdict
 from qemushim.emulator.bundled import find
+from qemushim.emulator.model import Emulator
 from qemushim.errors import ShimError
 from qemushim.guest import Guest
 from qemushim.host import Host
 
+#: verdicts, worst first; ``None``: not compared
+ORDER: tuple[Verdict | None, ...] = (Verdict.REFUSED, None, Verdict.VISIBLE, Verdict.INVISIBLE, Verdict.SAME)
 #: parts that a summary names
 _NAMED = 3
 
@@ -49,20 +51,22 @@ class Finding:
     old: str
     new: str
     comparison: Comparison | None = None
-    #: why there is nothing to compare: the document is refused by the old QEMU already
+    #: why there is nothing to compare: the document is refused by the old QEMU already, or a QEMU is not known
     problem: str = ""
 
     @property
-    def verdict(self) -> Verdict:
-        return self.comparison.verdict if self.comparison is not None else Verdict.REFUSED
+    def verdict(self) -> Verdict | None:
+        """``None``: not compared."""
+        return self.comparison.verdict if self.comparison is not None else None
 
     @property
     def summary(self) -> str:
         """The worst of it in a line."""
         if self.comparison is None:
             return self.problem
-        worst = [line for line in self.comparison.lines if line.verdict is self.verdict is not Verdict.SAME]
-        if self.verdict is Verdict.REFUSED:
+        verdict = self.comparison.verdict
+        worst = [line for line in self.comparison.different if line.verdict is verdict]
+        if verdict is Verdict.REFUSED:
             return "; ".join(change.new or "" for line in worst for change in line.changes)
         words = [
             f"{line.part} ({', '.join(dict.fromkeys(_fact(change.fact) for change in line.changes))})"
@@ -79,7 +83,7 @@ class Finding:
             "machine": self.machine,
             "old": self.old,
             "new": self.new,
-            "verdict": self.verdict.word,
+            "verdict": word(self.verdict),
             "problem": self.problem or None,
             "comparison": self.comparison.data() if self.comparison is not None else None,
         }
@@ -92,25 +96,33 @@ def _fact(name: str) -> str:
 def examine(task: Task) -> Finding:
     """Work on one guest; whatever is wrong with it is a finding, never an error."""
     name = machine = ""
-    old = task.old
+    old = task.old or task.new
     try:
         guest = Guest.from_xml(task.text, file=task.file)
         name, machine = guest.name, guest.domain.machine_type
-        version = machine_version(machine)
-        old = task.old or (f"~{version}" if version else task.new)
         arch = guest.domain.arch or task.arch
-        sides = [
-            (emulator, Host.nominal(emulator.arch)) for emulator in (find(old, arch), find(task.new, arch))
-        ]
-        comparison = upgrade(guest, sides[0], sides[1])
+        new = find(task.new, arch)
+        before = find(task.old, arch) if task.old else origin(guest, new)
+        old = version_text(before)
+        comparison = _compare(guest, before, new)
+        return Finding(task.file, name, machine, old, version_text(new), comparison)
     except ShimError as problem:
-        return Finding(task.file, name, machine, old, task.new, problem=f"{problem.where}{problem.message}")
+        reason = f"{problem.where}{problem.message}"
     except Exception as mistake:
         # one odd guest must not lose the findings of all others
         reason = f"{task.file}: mistake in qemushim: {type(mistake).__name__}: {mistake}"
-        return Finding(task.file, name, machine, old, task.new, problem=reason)
-    titles = (".".join(map(str, emulator.version)) for emulator, _ in sides)
-    return Finding(task.file, name, machine, *titles, comparison)
+    return Finding(task.file, name, machine, old, task.new, problem=reason)
+
+
+def _compare(guest: Guest, old: Emulator, new: Emulator) -> Comparison:
+    sides = [(emulator, Host.nominal(emulator.arch)) for emulator in (old, new)]
+    try:
+        return upgrade(guest, sides[0], sides[1])
+    except ShimError as problem:
+        if old is not new:
+            raise
+        # no other QEMU is known for it, and this one refuses it
+        return refusal(guest.file, guest.file, problem)
 
 
 def audit(
@@ -124,20 +136,15 @@ def audit(
     return batch.map(examine, tasks, executor=executor, workers=workers, done=done)
 
 
-def worst(findings: Iterable[Finding]) -> Verdict:
-    return max((finding.verdict for finding in findings), default=Verdict.SAME)
+def word(verdict: Verdict | None) -> str:
+    """The name in data; ``unknown`` of what was not compared."""
+    return "unknown" if verdict is None else verdict.word
 
 
 def report_data(findings: list[Finding]) -> dict[str, Any]:
     """The schema of ``qemushim audit --json`` (docs/audit.md)."""
-    counts = {verdict.word: 0 for verdict in Verdict}
-    for finding in findings:
-        counts[finding.verdict.word] += 1
-    return {
-        "verdict": worst(findings).word,
-        "counts": counts,
-        "guests": [finding.data() for finding in findings],
-    }
+    counts = {word(verdict): sum(f.verdict is verdict for f in findings) for verdict in ORDER}
+    return {"counts": counts, "guests": [finding.data() for finding in findings]}
 
 
-__all__ = ["Finding", "Task", "audit", "examine", "report_data", "worst"]
+__all__ = ["ORDER", "Finding", "Task", "audit", "examine", "report_data", "word"]

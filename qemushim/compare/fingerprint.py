@@ -31,6 +31,8 @@ from qemushim.machine.domain import Domain
 
 #: what says which of several children of a tag is meant
 _NAMES = ("name", "id", "index", "bus", "type", "dev", "port")
+#: elements whose text is a size, which a definition always gives in KiB
+_SIZES = frozenset(("memory", "currentMemory", "maxMemory"))
 #: kind of device → where its own name stands
 _IDENTITY = {
     "channel": "target/@name",
@@ -174,7 +176,7 @@ def _elements(found: Fingerprint, root: Node, origin: Node) -> None:
             if path in MACHINE:
                 continue
             facts = part.facts if seen and not _below(_plain(path), HOST_SIDE) else part.hidden
-            facts[_short(path, kind)] = value
+            facts[_short(path, kind)] = f"{value} KiB" if path in _SIZES else value
 
 
 def _device(device: Device, name: str, predicted: str) -> Part:

@@ -1,4 +1,4 @@
-"""The findings of an audit as one HTML page: no script, no other file, light and dark, for eyes and for screen readers."""
+"""The findings of an audit as one HTML page: no script, no other file; light and dark, for eyes and screen readers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from qemushim.compare.layout import describe
 from qemushim.compare.verdict import Line, Verdict
 
 #: verdict → (class, sign that tells it without colour, heading)
-_LOOKS = {
+_LOOKS: dict[Verdict | None, tuple[str, str, str]] = {
     Verdict.REFUSED: ("refused", "✖", "Will not start"),
+    None: ("unknown", "?", "Not compared"),
     Verdict.VISIBLE: ("visible", "▲", "The guest sees it"),
     Verdict.INVISIBLE: ("invisible", "●", "Invisible to the guest"),
     Verdict.SAME: ("same", "✔", "Same"),
@@ -19,9 +20,10 @@ _LOOKS = {
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --text: #1c2128; --soft: #57606a; --line: #d0d7de; --raised: #f6f8fa;
-  --refused: #a40e26; --visible: #7d4e00; --invisible: #0550ae; --same: #116329; }
+  --refused: #a40e26; --visible: #7d4e00; --invisible: #0550ae; --same: #116329; --unknown: #6e40aa; }
 @media (prefers-color-scheme: dark) { :root { --ground: #0d1117; --text: #e6edf3; --soft: #9ea7b3; --line: #30363d;
-  --raised: #161b22; --refused: #ff8a80; --visible: #e3b341; --invisible: #79c0ff; --same: #7ee787; } }
+  --raised: #161b22; --refused: #ff8a80; --visible: #e3b341; --invisible: #79c0ff; --same: #7ee787;
+  --unknown: #d2a8ff; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 78rem; padding: 1.5rem; background: var(--ground); color: var(--text);
   font: 1rem/1.5 system-ui, sans-serif; }
@@ -33,19 +35,20 @@ ul.counts a { display: block; padding: .7rem 1rem; color: inherit; text-decorati
 ul.counts a:hover { text-decoration: underline; }
 ul.counts b { display: block; font-size: 1.8rem; line-height: 1.2; }
 a:focus-visible, summary:focus-visible { outline: 3px solid var(--invisible); outline-offset: 2px; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; table-layout: fixed; width: 100%; min-width: 46rem; }
+col.who { width: 17rem; } col.board { width: 10rem; } col.qemu { width: 8rem; }
+tbody th, td { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .7rem; border-top: 1px solid var(--line); }
 thead th { border-top: 0; background: var(--raised); white-space: nowrap; }
 tbody th { font-weight: 600; }
-td.words { overflow-wrap: anywhere; }
 summary { cursor: pointer; }
 dl { margin: .5rem 0 0; } dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0 0 0 1.2rem; }
 code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 .refused { color: var(--refused); } .visible { color: var(--visible); } .invisible { color: var(--invisible); }
-.same { color: var(--same); }
+.same { color: var(--same); } .unknown { color: var(--unknown); }
 @media print { details > * { display: block; } }
 """
 
@@ -53,7 +56,6 @@ code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere; }
 def page(findings: list[Finding], title: str) -> str:
     """The page; worst first, the rest in the order of the findings."""
     groups = {verdict: [f for f in findings if f.verdict is verdict] for verdict in _LOOKS}
-    count = "one guest" if len(findings) == 1 else f"{len(findings)} guests"
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en">',
@@ -61,7 +63,7 @@ def page(findings: list[Finding], title: str) -> str:
         f"<title>{escape(title)}</title>",
         f"<style>{_STYLE}</style></head>",
         f"<body><header><h1>{escape(title)}</h1>",
-        f'<p class="lead">{count}, by what each notices of the new QEMU.</p></header>',
+        f'<p class="lead">{_guests(len(findings))}, by what each notices of the new QEMU.</p></header>',
         '<nav aria-label="Verdicts"><ul class="counts">',
         *(_count(verdict, len(group)) for verdict, group in groups.items()),
         "</ul></nav><main>",
@@ -71,7 +73,11 @@ def page(findings: list[Finding], title: str) -> str:
     return "\n".join(parts)
 
 
-def _count(verdict: Verdict, number: int) -> str:
+def _guests(number: int) -> str:
+    return "1 guest" if number == 1 else f"{number} guests"
+
+
+def _count(verdict: Verdict | None, number: int) -> str:
     name, sign, heading = _LOOKS[verdict]
     inner = f'<b>{number}</b><span class="{name}"><span aria-hidden="true">{sign}</span> {heading}</span>'
     # nothing to go to where there are none
@@ -79,14 +85,15 @@ def _count(verdict: Verdict, number: int) -> str:
     return f"<li>{link}</li>"
 
 
-def _table(verdict: Verdict, group: list[Finding]) -> str:
+def _table(verdict: Verdict | None, group: list[Finding]) -> str:
     name, sign, heading = _LOOKS[verdict]
     return "\n".join(
         [
             f'<section aria-labelledby="{name}"><h2 id="{name}" class="{name}">'
             f'<span aria-hidden="true">{sign}</span> {heading}</h2>',
             f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{name}">',
-            f"<table><caption>{len(group)} of them</caption>",
+            f"<table><caption>{_guests(len(group))}</caption>",
+            "<colgroup><col class='who'><col class='board'><col class='qemu'><col></colgroup>",
             '<thead><tr><th scope="col">Guest</th><th scope="col">Machine type</th><th scope="col">QEMU</th>'
             '<th scope="col">What</th></tr></thead><tbody>',
             *(_row(finding) for finding in group),
@@ -105,7 +112,7 @@ def _row(finding: Finding) -> str:
     return (
         f'<tr><th scope="row">{title}<br><span class="soft"><code>{escape(finding.file)}</code></span></th>'
         f"<td>{machine}</td><td>{escape(finding.old)} → {escape(finding.new)}</td>"
-        f'<td class="words">{_what(finding)}</td></tr>'
+        f"<td>{_what(finding)}</td></tr>"
     )
 
 
@@ -113,7 +120,10 @@ def _what(finding: Finding) -> str:
     summary = escape(finding.summary)
     comparison = finding.comparison
     if comparison is None:
-        return f"{summary} <span class='soft'>(with the old QEMU already)</span>"
+        return summary
+    if finding.verdict is Verdict.REFUSED:
+        hints = [escape(change.consequence) for line in comparison.lines for change in line.changes]
+        return "<br>".join([summary, *(f'<span class="soft">hint: {hint}</span>' for hint in hints if hint)])
     entries = [entry for line in comparison.different for entry in _entries(line)]
     if comparison.libvirt:
         entries.append("<dt>libvirt would not migrate</dt>")
@@ -134,10 +144,7 @@ def _entries(line: Line) -> Iterator[str]:
     name, _, _ = _LOOKS[line.verdict]
     yield f'<dt>{escape(line.part)} <span class="{name}">{line.verdict.text}</span></dt>'
     for change in line.changes:
-        if line.verdict is not Verdict.REFUSED:
-            yield f"<dd><code>{escape(describe(change))}</code></dd>"
-        else:
-            yield f"<dd>{escape(change.new or '')}</dd>"
+        yield f"<dd><code>{escape(describe(change))}</code></dd>"
     for meaning in dict.fromkeys(change.consequence for change in line.changes if change.consequence):
         yield f'<dd class="soft">{escape(meaning)}</dd>'
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from qemushim.command.command import Command
 from qemushim.command.option import Option
 from qemushim.compare.abi import differences
-from qemushim.compare.difference import lines
+from qemushim.compare.difference import lines, machine_version
 from qemushim.compare.fingerprint import Fingerprint, fingerprint
 from qemushim.compare.spelling import canonical, properties
 from qemushim.compare.verdict import Change, Comparison, Line, Verdict
 from qemushim.compare.visible import HOST_CPUS, HOST_PROPERTIES
+from qemushim.emulator.bundled import find
 from qemushim.emulator.model import Emulator
-from qemushim.errors import ShimError
+from qemushim.errors import EmulatorError, ShimError
 from qemushim.guest import Guest
 from qemushim.host import Host
 
@@ -38,8 +39,7 @@ class Side:
 
     @property
     def title(self) -> str:
-        version = ".".join(map(str, self.emulator.version))
-        return self.label or f"{self.guest.file or self.guest.name}, QEMU {version}"
+        return self.label or f"{self.guest.file or self.guest.name}, QEMU {version_text(self.emulator)}"
 
     def build(self) -> Built:
         """Define it and make its command line.  Raises what ``Guest.define`` raises."""
@@ -60,6 +60,25 @@ class Built:
     defined: Guest
     command: Command
     seen: Fingerprint
+
+
+def version_text(emulator: Emulator) -> str:
+    return ".".join(map(str, emulator.version))
+
+
+def origin(guest: Guest, otherwise: Emulator) -> Emulator:
+    """The QEMU that a guest was probably made for: the one of its machine type's version.
+
+    ``otherwise``: where the machine type has no version, or none that is known has it.
+    """
+    version = machine_version(guest.domain.machine_type)
+    if not version:
+        return otherwise
+    try:
+        found = find(f"~{version}", otherwise.arch)
+    except EmulatorError:
+        return otherwise
+    return found if found.machine(guest.domain.machine_type, guest.domain.virt) is not None else otherwise
 
 
 def upgrade(
@@ -83,9 +102,7 @@ def _compare(old: Side, before: Built, new: Side) -> Comparison:
     try:
         after = new.build()
     except ShimError as problem:
-        reason = f"{problem.where}{problem.message}"
-        refused = Change("start", None, reason, Verdict.REFUSED, " ".join(problem.hint.split("\n")))
-        return Comparison(old.title, new.title, (Line("start", (refused,), 0, problem.line),))
+        return refusal(old.title, new.title, problem)
     found = lines(before.seen, after.seen)
     return Comparison(
         old.title,
@@ -97,6 +114,13 @@ def _compare(old: Side, before: Built, new: Side) -> Comparison:
     )
 
 
+def refusal(old: str, new: str, problem: ShimError) -> Comparison:
+    """The new side can't run it."""
+    reason = f"{problem.where}{problem.message}"
+    refused = Change("start", None, reason, Verdict.REFUSED, " ".join(problem.hint.split("\n")))
+    return Comparison(old, new, (Line("start", (refused,), 0, problem.line),))
+
+
 def _libvirt(old: Guest, new: Guest) -> Iterator[str]:
     if not old.classic and not new.classic:
         yield from (difference.message for difference in differences(old.domain, new.domain))
@@ -104,10 +128,9 @@ def _libvirt(old: Guest, new: Guest) -> Iterator[str]:
 
 def _notes(old: Side, new: Side, defined: Guest) -> Iterator[str]:
     domain, emulator = defined.domain, new.emulator
-    version = ".".join(map(str, emulator.version))
     machine = emulator.machine(domain.machine_type, domain.virt)
     if machine is not None and machine.deprecated:
-        yield f"machine type {machine.name} is deprecated in QEMU {version}: a later one may not have it"
+        yield f"machine type {machine.name} is deprecated in QEMU {version_text(emulator)}: a later one may not have it"
     mode = domain.node.value("cpu/@mode")
     if mode in HOST_CPUS and old.emulator is not emulator:
         yield f"CPU mode {mode}: what the guest gets is up to the host and its QEMU, and is not compared here"
@@ -144,4 +167,4 @@ def _device_line(option: Option) -> Iterator[str]:
         yield f"-device {given.get('id', given.get('driver', ''))}: {','.join(kept)}"
 
 
-__all__ = ["Built", "Side", "compare", "host_difference", "upgrade"]
+__all__ = ["Built", "Side", "compare", "host_difference", "origin", "refusal", "upgrade", "version_text"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
-from qemushim.document.fields import Choice, Field, Hex, OnOff, Text, Unsigned
+from qemushim.document.fields import Choice, Field, Hex, LongHex, OnOff, Text, Unsigned
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
 from qemushim.document.units import parse_unsigned
@@ -125,14 +125,14 @@ class Address(Item):
     serial_port = Unsigned[int]("@port", 0)
     usb_port = _UsbPort("@port")
     ccid_slot = Unsigned[int]("@slot", 0)
-    reg = Hex("@reg", 8)
+    reg = LongHex("@reg", 8)
     cssid = Hex("@cssid", 1)
     ssid = Hex("@ssid", 1)
     devno = Hex("@devno", 4)
     iobase = Hex("@iobase", 1)
     irq = Hex("@irq", 1)
     dimm_slot = Unsigned[int]("@slot", 0)
-    base = Hex("@base", 1)
+    base = LongHex("@base", 1)
     uuid = Text("@uuid")
 
     #: address type → its fields, in writing order

@@ -264,8 +264,9 @@ def hostdev_image(device: Device, name: str, b: Build) -> Image:
 
 def disk_settings(disk: Disk) -> Settings:
     driver = disk.driver
-    settings = Settings()
-    if driver is not None:
+    if driver is None:
+        settings = Settings()
+    else:
         settings = Settings(
             driver.cache or "", driver.io or "", driver.discard or "", driver.discard_no_unref
         )

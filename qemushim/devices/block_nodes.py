@@ -36,7 +36,7 @@ def image_options(image: Image, b: Build) -> Iterator[Option]:
     for number, descriptor in enumerate(image.descriptors):
         b.pass_fd(descriptor, "disk", image.source.get("file") or "", image.storage_node)
         yield b.add_fd(image.fd_set, descriptor, f"{image.storage_node}{number}", image.source)
-    if image.kind == "vhostvdpa":
+    if image.kind == "vhostvdpa" and image.fd_set >= 0:
         device = image.source.get("dev") or ""
         given = b.host.descriptors.vdpa_disk.get(device)
         passed = b.pass_fd(given, "vhost-vdpa", device, image.storage_node)

@@ -72,7 +72,8 @@ def _nvme(image: Image, b: Build) -> Properties:
 
 
 def _vdpa(image: Image, b: Build) -> Properties:
-    return {"driver": "virtio-blk-vhost-vdpa", "path": _fd_set(image)}
+    path = _fd_set(image) if image.fd_set >= 0 else image.source.get("dev")
+    return {"driver": "virtio-blk-vhost-vdpa", "path": path}
 
 
 _KINDS: dict[str, Callable[[Image, Build], Properties]] = {

@@ -96,7 +96,7 @@ class CharSource(Item):
     Device classes declare these fields again at the place where their element has them.
     """
 
-    type = Choice("@type", TYPES, "pty")
+    type = Choice("@type", TYPES, "pty").says("unknown type presented to host for character device: {}")
     sources = Many("source", Source)
     protocol = Choice("protocol/@type", ("raw", "telnet", "telnets", "tls"), "raw")
     log_file = Text("log/@file")

@@ -16,6 +16,7 @@ from qemushim.document.fields import (
     Field,
     Hex,
     Integer,
+    Long,
     Many,
     One,
     OnOff,
@@ -72,6 +73,8 @@ class _Index(Integer["int | None"]):
         number = parse_integer(raw)
         if number < 0:
             raise ValueError(raw)
+        if number >> 32:
+            raise ValueError(raw)
         return number
 
 
@@ -109,7 +112,7 @@ class _Target(Item):
     index = Unsigned["int | None"]("@index")
     hotplug = OnOff["bool | None"]("@hotplug")
     #: KiB of address space kept for devices plugged in later
-    mem_reserve = Unsigned["int | None"]("@memReserve")
+    mem_reserve = Long["int | None"]("@memReserve")
     node_ = Unsigned["int | None"]("node")
 
 
@@ -184,7 +187,9 @@ class Controller(Device):
         """The ``-device``, with its place at the end."""
         yield from zpci_options(self, b)
         place = address_properties(self, b)
-        rule = _RULES.get(self.model or "") or _RULES.get(self.type) or f"{self.type} controller {self.number}"
+        rule = (
+            _RULES.get(self.model or "") or _RULES.get(self.type) or f"{self.type} controller {self.number}"
+        )
         yield b.device({"driver": driver, **properties, **place}, self.node, rule)
 
 
@@ -258,14 +263,14 @@ _PCI: dict[str, Callable[[Controller, _Target], dict[str, Value]]] = {
 
 
 def _pci_options(c: Controller, b: Build) -> Iterator[Option]:
-    target = c.target or _Target(Node("target"))
-    if c.model == "pci-root" and not (b.board.is_pseries and target.index):
+    target, model = c.target or _Target(Node("target")), c.model or ""
+    if model == "pci-root" and not (b.board.is_pseries and target.index):
         if target.hotplug is not None and not b.board.is_pseries:
             state = "on" if target.hotplug else "off"
             text = f"PIIX4_PM.acpi-root-pci-hotplug={state}"
             yield Option("-global", text, c.node, "whether devices can be plugged into the root bus")
         return
-    make = _PCI.get(c.model or "")
+    make = _PCI.get(model)
     if make is not None:
         yield from c.device(b, c.model_name or "", make(c, target))
 

@@ -130,7 +130,7 @@ def _limits(disk: Disk, d: Define) -> None:
     for throttle in disk.throttle_filters:
         if throttle.group not in groups:
             raise error.xml(
-                f"throttle group '{throttle.group}' not found",
+                f"throttle group '{throttle.group or ''}' not found",
                 throttle.node,
                 "define it in <throttlegroups>",
             )
@@ -176,20 +176,21 @@ def _address(disk: Disk, d: Define) -> None:
 
 def _target(disk: Disk, d: Define) -> None:
     node = disk.node.child("target")
-    if disk.target[-1:].isdigit():
+    name, bus, device = disk.target, disk.bus, disk.device
+    if name[-1:].isdigit():
         raise error.unsupported(
-            f"invalid disk target '{disk.target}', partitions can't appear in disk targets", node
+            f"invalid disk target '{name}', partitions can't appear in disk targets", node
         )
-    if disk.tray is not None and disk.device not in ("cdrom", "floppy"):
+    if disk.tray is not None and device not in ("cdrom", "floppy"):
         raise error.xml("tray is only valid for cdrom and floppy", node)
-    if disk.removable is not None and disk.bus not in ("usb", "scsi"):
+    if disk.removable is not None and bus not in ("usb", "scsi"):
         raise error.xml("removable is only valid for usb or scsi disks", node)
-    if disk.rotation_rate and disk.bus not in ("scsi", "ide", "sata"):
-        raise error.xml(f"rotation rate is not supported for {disk.bus} disks", node)
-    if disk.device == "floppy" and disk.bus != "fdc":
-        raise error.internal(f"Invalid bus type '{disk.bus}' for floppy disk", node, "bus='fdc'")
-    if disk.device != "floppy" and disk.bus == "fdc":
-        raise error.internal(f"Invalid bus type '{disk.bus}' for disk", node, "device='floppy'")
+    if disk.rotation_rate and bus not in ("scsi", "ide", "sata"):
+        raise error.xml(f"rotation rate is not supported for {bus} disks", node)
+    if device == "floppy" and bus != "fdc":
+        raise error.internal(f"Invalid bus type '{bus}' for floppy disk", node, "bus='fdc'")
+    if device != "floppy" and bus == "fdc":
+        raise error.internal(f"Invalid bus type '{bus}' for disk", node, "device='floppy'")
 
 
 def _printable(disk: Disk, d: Define) -> None:
@@ -223,21 +224,21 @@ def _sharing(disk: Disk, d: Define) -> None:
 
 
 def _bus(disk: Disk, d: Define) -> None:
-    kind = disk.address_type
-    if disk.bus == "usb":
+    kind, bus, device = disk.address_type, disk.bus, disk.device
+    if bus == "usb":
         if kind and kind != "usb":
             raise error.internal("unexpected address type for usb disk", disk.node, "<address type='usb'/>")
         if disk.is_empty:
             raise error.unsupported("'usb' disk must not be empty", disk.node, "name a <source>")
-        if disk.device == "floppy":
+        if device == "floppy":
             raise error.unsupported("unexpected 'floppy' on bus 'usb'", disk.node)
-    if disk.bus in ("xen", "uml"):
-        raise error.unsupported(f"unsupported disk bus '{disk.bus}' with device setup", disk.node)
-    if disk.device == "cdrom" and disk.bus == "virtio":
+    if bus in ("xen", "uml"):
+        raise error.unsupported(f"unsupported disk bus '{bus}' with device setup", disk.node)
+    if device == "cdrom" and bus == "virtio":
         raise error.unsupported(f"disk type of '{disk.target}' does not support ejectable media", disk.node)
-    if disk.device == "lun" and disk.bus not in ("scsi", "virtio"):
-        raise error.unsupported(f"disk device='lun' is not supported for bus='{disk.bus}'", disk.node)
-    if disk.device == "lun" and disk.bus == "virtio" and not d.emulator.flag("virtio-blk-pci.scsi"):
+    if device == "lun" and bus not in ("scsi", "virtio"):
+        raise error.unsupported(f"disk device='lun' is not supported for bus='{bus}'", disk.node)
+    if device == "lun" and bus == "virtio" and not d.emulator.flag("virtio-blk-pci.scsi"):
         raise error.unsupported(
             "This QEMU doesn't support SCSI emulation with 'virtio-blk' device",
             disk.node,

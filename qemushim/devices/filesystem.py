@@ -14,8 +14,7 @@ from qemushim.devices.bootindex import boot_index
 from qemushim.devices.charsource import socket_chardev
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
 from qemushim.devices.sharedmem import require_shared_memory
-from qemushim.devices.storage import Positive
-from qemushim.document.fields import Choice, Many, OnOff, Present, Text, Unsigned
+from qemushim.document.fields import Choice, LongPositive, Many, OnOff, Present, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.errors import error
 
@@ -62,7 +61,7 @@ class Filesystem(Device):
     driver = Choice("driver/@type", DRIVERS, "path")
     format = Text("driver/@format")
     write_policy = Choice("driver/@wrpolicy", ("immediate",))
-    queue = Positive("driver/@queue")
+    queue = LongPositive("driver/@queue")
     iommu = OnOff("driver/@iommu")
     ats = OnOff("driver/@ats")
     packed = OnOff("driver/@packed")
@@ -74,7 +73,7 @@ class Filesystem(Device):
     posix_lock = OnOff("binary/lock/@posix")
     flock = OnOff("binary/lock/@flock")
     thread_pool = Unsigned("binary/thread_pool/@size")
-    open_files = Positive("binary/openfiles/@max")
+    open_files = LongPositive("binary/openfiles/@max")
     uids = Many("idmap/uid", IdRange)
     gids = Many("idmap/gid", IdRange)
     source_dir = Text("source/@dir")

@@ -23,6 +23,7 @@ from qemushim.document.fields import (
     Field,
     Hex,
     LiveText,
+    Long,
     Many,
     One,
     OnOff,
@@ -58,7 +59,7 @@ class HostdevAddress(HostAddress):
     bus_number = Unsigned("@bus", 0)
     device = Unsigned("@device", 0)
     target = Unsigned("@target", 0)
-    unit = Unsigned("@unit", 0)
+    unit = Long("@unit", 0)
     uuid = Text("@uuid")
 
     #: an attribute that only one kind of address has → its fields, in writing order
@@ -468,11 +469,12 @@ def _scsi_options(device: Hostdev, b: Build) -> Iterator[Option]:
 
 def _scsi_host_options(device: Hostdev, b: Build) -> Iterator[Option]:
     source = device.source
-    descriptor = b.pass_fd(b.host.descriptors.vhost_scsi, "vhost-scsi", "/dev/vhost-scsi", device.alias)
+    number = b.host.descriptors.vhost_scsi
+    descriptor = None if b.alone else b.pass_fd(number, "vhost-scsi", "/dev/vhost-scsi", device.alias)
     properties: Properties = {
         "driver": virtio_driver("vhost-scsi", device, b),
         "wwpn": source.wwpn if source is not None else None,
-        "vhostfd": str(descriptor),
+        "vhostfd": None if descriptor is None else str(descriptor),
         "id": device.alias,
         **address_properties(device, b),
     }

@@ -52,8 +52,8 @@ class Input(Device):
 
     tag = "input"
 
-    type = Choice("@type", TYPES, required=True)
-    bus = Choice("@bus", BUSES)
+    type = Choice("@type", TYPES, required=True).says("unknown input device type '{}'")
+    bus = Choice("@bus", BUSES).says("unknown input bus type '{}'")
     model = Choice("@model", VIRTIO_MODELS)
     driver = One("driver", VirtioDriver)
     #: event device of the host: ``evdev`` of a virtio device, ``dev`` of QEMU's own reader

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qemushim.board import Board
@@ -16,7 +17,7 @@ from qemushim.devices.base import Device
 from qemushim.devices.interface_check import check_document
 from qemushim.devices.netdev import SUPPORTED_TYPES, interface_arguments
 from qemushim.devices.sharedmem import require_shared_memory
-from qemushim.document.fields import Choice, Field, Integer, Many, One, OnOff, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Field, Integer, Long, Many, One, OnOff, Switch, Text, Unsigned
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
 from qemushim.errors import ConfigError, error
@@ -71,14 +72,24 @@ MAX_QUEUES = 1024
 _GENERATED_NAMES = ("vnet", "macvtap", "macvlan")
 
 
+_MAC_LENGTH = len("52:54:00:12:34:56")
+
+
+@lru_cache(1024)
+def _canonical_mac(raw: str) -> str:
+    parts = raw.split(":")
+    if len(parts) != 6 or any(not 1 <= len(part) <= 2 for part in parts):
+        raise ValueError(raw)
+    return ":".join(f"{int(part, 16):02x}" for part in parts)
+
+
 class Mac(Field[Any]):
     """A MAC address: six bytes, written with two digits each."""
 
     def read(self, raw: str) -> str:
-        parts = raw.split(":")
-        if len(parts) != 6 or any(not 1 <= len(part) <= 2 for part in parts):
+        if len(raw) > _MAC_LENGTH:
             raise ValueError(raw)
-        return ":".join(f"{int(part, 16):02x}" for part in parts)
+        return _canonical_mac(raw)
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
         return error.xml(f"unable to parse mac address '{raw}'", place, "such as 52:54:00:12:34:56")
@@ -226,12 +237,12 @@ class Interface(Device):
     instanceid = Text("virtualport/parameters/@instanceid")
     interfaceid = Text("virtualport/parameters/@interfaceid")
     profileid = Text("virtualport/parameters/@profileid")
-    inbound_average = Unsigned("bandwidth/inbound/@average")
-    inbound_peak = Unsigned("bandwidth/inbound/@peak")
-    inbound_floor = Unsigned("bandwidth/inbound/@floor")
+    inbound_average = Long("bandwidth/inbound/@average")
+    inbound_peak = Long("bandwidth/inbound/@peak")
+    inbound_floor = Long("bandwidth/inbound/@floor")
     inbound_burst = Unsigned("bandwidth/inbound/@burst")
-    outbound_average = Unsigned("bandwidth/outbound/@average")
-    outbound_peak = Unsigned("bandwidth/outbound/@peak")
+    outbound_average = Long("bandwidth/outbound/@average")
+    outbound_peak = Long("bandwidth/outbound/@peak")
     outbound_burst = Unsigned("bandwidth/outbound/@burst")
     isolated = Switch("port/@isolated")
     ips = Many("ip", Ip)
@@ -255,7 +266,7 @@ class Interface(Device):
     sndbuf = Unsigned("tune/sndbuf")
     teaming = Choice("teaming/@type", ("persistent", "transient"))
     teaming_persistent = Text("teaming/@persistent")
-    link = Choice("link/@state", ("up", "down"))
+    link = Choice("link/@state", ("up", "down")).says("unknown interface link state '{}'")
     mtu = Unsigned("mtu/@size")
     coalesced_frames = Integer("coalesce/rx/frames/@max")
 
@@ -355,7 +366,13 @@ class Interface(Device):
         if self.mac is None:
             interfaces = d.domain.all(Interface)
             number = next(i for i, one in enumerate(interfaces) if one.node is self.node)
-            self.mac = d.host.new_mac(f"interface {number} of {d.domain.uuid}")
+            taken = {one.node.value("mac/@address") for one in interfaces}
+            # a guest that had fewer or more interfaces may have used the number before
+            tries = (
+                d.host.new_mac(f"interface {n} of {d.domain.uuid}")
+                for n in range(number, number + len(taken) + 1)
+            )
+            self.mac = next((mac for mac in tries if mac not in taken), None) or d.host.new_mac("interface")
 
     def _complete_source(self) -> None:
         kind, source = self.type, self.node.child("source")

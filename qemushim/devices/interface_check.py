@@ -74,6 +74,6 @@ def _check_ip(ip: Ip) -> None:
     try:
         version = ipaddress.ip_address(ip.address or "").version
     except ValueError:
-        raise error.xml(f"Invalid IP address '{ip.address}' in <ip>", ip.node) from None
+        raise error.xml(f"Invalid IP address '{ip.address or ''}' in <ip>", ip.node) from None
     if ip.family is not None and ip.family != f"ipv{version}":
         raise error.xml(f"family='{ip.family}' does not match address '{ip.address}'", ip.node)

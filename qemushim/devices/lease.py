@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qemushim.devices.base import Device
-from qemushim.document.fields import Text, Unsigned
+from qemushim.document.fields import Long, Text
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Lease(Device):
     lockspace = Text("lockspace")
     key = Text("key")
     path = Text("target/@path")
-    offset = Unsigned("target/@offset")
+    offset = Long("target/@offset")
 
     def complete(self, d: Define) -> None:
         if not self.key:

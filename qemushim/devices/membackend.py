@@ -169,7 +169,8 @@ def hugepage_mount(b: Build, size: int, source: Node | None = None) -> Hugepages
 
 def hugepage_path(b: Build, size: int, source: Node | None = None) -> str:
     """The guest's own directory in that mount."""
-    return f"{hugepage_mount(b, size, source).mount}/libvirt/qemu/{b.short_name}"
+    mount = hugepage_mount(b, size, source).mount
+    return mount if b.alone else f"{mount}/libvirt/qemu/{b.short_name}"
 
 
 # -- the object -----------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ def _kind(b: Build, want: Memory, model: str, path: str) -> tuple[str, dict[str,
     if size is not None:
         path = hugepage_path(b, size, want.source)
     elif access or backing.source == "file":
-        path = f"{b.host.paths.ram}/{b.short_name}/{_file_name(want)}"
+        path = f"{b.ram_dir}/{_file_name(want)}"
     else:
         return "memory-backend-ram", {}, False
     return (

@@ -12,7 +12,7 @@ from qemushim.command.option import Option, Value
 from qemushim.devices.base import Device
 from qemushim.devices.membackend import Memory, backend_options, wants_prealloc
 from qemushim.devices.placement import address_properties, virtio_driver
-from qemushim.document.fields import Choice, Hex, NumberSet, Present, Size, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, LongHex, NumberSet, Present, Size, Switch, Text, Unsigned
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class MemoryDevice(Device):
     readonly = Present("target/readonly")
     block_size = Size("target/block")
     requested = Size("target/requested")
-    base = Hex("target/address/@base", 1)
+    base = LongHex("target/address/@base", 1)
 
     # -- definition -----------------------------------------------------------------------------------
 

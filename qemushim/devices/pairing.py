@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from qemushim.devices.base import Device
+from qemushim.document.node import Node
+from qemushim.document.parse import parse
+from qemushim.document.writer import write
 
 Key = Callable[[Device], Hashable]
 
@@ -155,13 +158,34 @@ def _matched(new: Iterable[Device], old: Iterable[Device], sign: Key) -> Iterabl
 
 
 def find_devices(wanted: Device, devices: Sequence[Device]) -> list[Device]:
-    """The devices that a description of one can mean, by its surest sign; none by kind and order alone."""
+    """The devices that a description of one can mean: by its surest sign, at last by all that it says.
+
+    An id that none of them has means none of them; none is meant by kind and order alone.
+    """
     for sign in _SIGNS[:-1]:
         key = sign(wanted)
         found = [device for device in devices if key is not None and sign(device) == key]
         if found:
             return found
-    return []
+    if _alias(wanted) is not None:
+        return []
+    said = _written(wanted)
+    return [device for device in devices if _says(_written(device), said)]
+
+
+def _written(device: Device) -> Node:
+    """The element with every value in its canonical spelling."""
+    return parse(write(device.node, type(device).schema_for(device.node), live=True))
+
+
+def _says(known: Node, said: Node) -> bool:
+    """Whether an element says all that another one says."""
+    if said.attrib.items() - known.attrib.items() or (said.text.strip() and said.text != known.text):
+        return False
+    for child in said.children:
+        if not any(_says(twin, child) for twin in known.all(child.tag)):
+            return False
+    return True
 
 
 __all__ = ["find_devices", "pair_devices", "place_of"]

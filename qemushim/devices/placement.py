@@ -15,7 +15,7 @@ from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
 if TYPE_CHECKING:
-    from qemushim.context import Build, Context
+    from qemushim.context import Build
 
 Properties = dict[str, Value]
 
@@ -33,39 +33,31 @@ def model_of(device: Device) -> str:
 # -- controllers that addresses refer to -----------------------------------------------------------
 
 
-def find_controller(c: Context, kind: str, index: int) -> Device | None:
+def find_controller(b: Build, kind: str, index: int) -> Device | None:
     """The controller of a type and index; for USB the one that its companions belong to."""
-    found = None
-    for device in c.domain.lists["controller"]:
-        node = device.node
-        if node.get("type") == kind and parse_integer(node.get("index") or "0") == index:
-            if node.child("master") is None:
-                return device
-            found = found or device
-    return found
+
+    def collect() -> dict[tuple[str, int], Device]:
+        controllers: dict[tuple[str, int], Device] = {}
+        for device in b.domain.lists["controller"]:
+            node = device.node
+            key = (node.get("type") or "", parse_integer(node.get("index") or "0"))
+            known = controllers.get(key)
+            if known is None or (known.node.child("master") is not None and node.child("master") is None):
+                controllers[key] = device
+        return controllers
+
+    return b.once("controllers", collect).get((kind, index))
 
 
 def controller_alias(b: Build, kind: str, index: int) -> str:
     """QEMU's id of a controller.  Raises ``ConfigError`` where there is none of that type and index."""
-
-    def collect() -> dict[tuple[str, int], str]:
-        aliases: dict[tuple[str, int], str] = {}
-        for device in b.domain.lists["controller"]:
-            node = device.node
-            key = (node.get("type") or "", parse_integer(node.get("index") or "0"))
-            if node.child("master") is None:
-                aliases[key] = device.alias
-            else:
-                aliases.setdefault(key, device.alias)
-        return aliases
-
-    found = b.once("aliases of controllers", collect).get((kind, index))
+    found = find_controller(b, kind, index)
     if found is None:
         raise error.internal(
             f"Could not find {kind} controller with index {index} required for device",
             hint=f"add <controller type='{kind}' index='{index}'/>",
         )
-    return found
+    return found.alias
 
 
 def pci_bus_name(b: Build, index: int) -> str:

@@ -88,7 +88,7 @@ def _number_nodes(device: Device, number: int, b: Build) -> int:
 
 
 def _prepare_vdpa(found: DiskNodes, b: Build) -> None:
-    if found.image is not None and found.image.kind == "vhostvdpa":
+    if found.image is not None and found.image.kind == "vhostvdpa" and not b.alone:
         found.image.fd_set = b.new_fd_set()
 
 

@@ -28,7 +28,7 @@ class Redirdev(Device):
 
     tag = "redirdev"
 
-    bus = Choice("@bus", ("usb",), "usb")
+    bus = Choice("@bus", ("usb",), "usb").says("unknown redirdev bus '{}'")
     type = Choice("@type", TYPES, "pty", required=True)
     sources = CharSource.sources
     protocol = CharSource.protocol

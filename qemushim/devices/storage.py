@@ -6,7 +6,7 @@ https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
 from __future__ import annotations
 
 from qemushim.devices.label import SourceLabel
-from qemushim.document.fields import Choice, Hex, LiveText, Many, One, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Hex, LiveText, Long, Many, One, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
 
@@ -87,8 +87,8 @@ class Server(Item):
 class Slice(Item):
     tag = "slice"
     type = Choice("@type", ("storage",))
-    offset = Unsigned("@offset", 0)
-    size = Unsigned("@size", 0)
+    offset = Long("@offset", 0)
+    size = Long("@size", 0)
 
 
 class Cookie(Item):
@@ -118,7 +118,9 @@ class Encryption(Item):
     """``<encryption>``: the image's bytes are encrypted, by QEMU or by the storage client."""
 
     tag = "encryption"
-    format = Choice("@format", ("default", "qcow", "luks", "luks2", "luks-any"), "default")
+    format = Choice("@format", ("default", "qcow", "luks", "luks2", "luks-any"), "default").says(
+        "unknown volume encryption format type {}"
+    )
     engine = Choice("@engine", ("qemu", "librbd"))
     secrets = Many("secret", Secret)
     cipher_name = Text("cipher/@name")
@@ -146,7 +148,7 @@ class Source(Item):
     # what kind of thing a PCI or socket source is
     type = Text("@type")
     managed = Switch("@managed")
-    namespace = Unsigned("@namespace")
+    namespace = Long("@namespace")
     path_ = Text("@path")
     file = Text("@file")
     dev = Text("@dev")

@@ -194,6 +194,10 @@ class Tpm(Device):
         """The chip and the file that cancels its work are opened for QEMU."""
         path = backend.device or DEFAULT_DEVICE
         cancel = f"/sys/class/misc/{path.rpartition('/')[2]}/device/cancel"
+        if b.alone:
+            names = {"id": back, "path": path, "cancel-path": cancel}
+            yield b.pairs("-tpmdev", "passthrough", names, self.node, "the host's TPM")
+            return
         numbers = b.host.descriptors
         sets = []
         for part, number, file in (("tpm", numbers.tpm, path), ("cancel", numbers.tpm_cancel, cancel)):

@@ -52,7 +52,7 @@ class Vsock(Device):
     def options(self, b: Build) -> Iterator[Option]:
         # libvirt opens no vsock for a dry run, and prints what it holds then
         number = b.host.descriptors.vsock
-        fd = -1 if b.export else b.pass_fd(number, "vsock", "/dev/vhost-vsock", self.alias)
+        fd = -1 if b.export or b.alone else b.pass_fd(number, "vsock", "/dev/vhost-vsock", self.alias)
         yield from zpci_options(self, b)
         yield b.device(
             {
@@ -60,7 +60,7 @@ class Vsock(Device):
                 **virtio_properties(self),
                 "id": self.alias,
                 "guest-cid": b.host.vsock_cid if self.cid is None else self.cid,
-                "vhostfd": str(fd),
+                "vhostfd": None if b.alone else str(fd),
                 **address_properties(self, b),
             },
             self.node,

@@ -8,10 +8,17 @@ value or the default; assigning writes the canonical text; assigning ``None`` re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from qemushim.document.node import Node
-from qemushim.document.units import format_set, parse_integer, parse_set, parse_unsigned, to_kib
+from qemushim.document.units import (
+    TooLargeError,
+    format_set,
+    parse_integer,
+    parse_set,
+    parse_unsigned,
+    to_kib,
+)
 from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
@@ -42,7 +49,14 @@ class Field(Generic[T]):
         self.default: Any = default
         self.required = required
         self.name = ""
+        #: how libvirt refuses a value here, where it does not say it in its usual way
+        self.words = ""
         self._is_text = type(self).read is Field.read
+
+    def says(self, words: str) -> Self:
+        """The field, with words of its own for a value that is refused (``{}``: the value)."""
+        self.words = words
+        return self
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -114,6 +128,8 @@ class Field(Generic[T]):
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
         """libvirt's message for a value that can not be read; ``place`` is the element that holds it."""
+        if self.words:
+            return error.unsupported(self.words.format(raw), place, self.advice())
         if not self.attribute:
             return error.xml(f"Invalid value for element '{place.tag}': '{raw}'", place, self.advice())
         tail = f" {self.expected}" if self.expected else ""
@@ -259,14 +275,19 @@ class Integer(Field[T]):
         super().__init__(path, default, required=required)
 
     def read(self, raw: str) -> Any:
-        return parse_integer(raw)
+        number = parse_integer(raw)
+        if not -(1 << 63) <= number < 1 << 63:
+            raise ValueError(raw)
+        return number
 
     def advice(self) -> str:
         return "a number"
 
 
 class Unsigned(Integer[T]):
-    """A whole number from 0 (32 or 64 bits: the field does not tell)."""
+    """A whole number from 0: of 32 bits in an attribute, of 64 in a text (see ``Long`` for attributes of 64)."""
+
+    bits = 32
 
     expected = "Expected non-negative integer value"
 
@@ -280,10 +301,31 @@ class Unsigned(Integer[T]):
         Field.__init__(self, path, default, required=required)
 
     def read(self, raw: str) -> Any:
-        return parse_unsigned(raw)
+        return self.bounded(parse_unsigned(raw))
+
+    def bounded(self, number: int) -> int:
+        """The number.  Raises ``ValueError`` where it is too large for its place."""
+        if number >> (self.bits if self.attribute else 64):
+            raise ValueError(number)
+        return number
 
     def advice(self) -> str:
         return "a number from 0"
+
+
+class Long(Unsigned[T]):
+    """A whole number from 0, of 64 bits."""
+
+    bits = 64
+
+    @overload
+    def __init__(self: Long[int], path: str, default: int, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(
+        self: Long[int | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
+    def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
+        Field.__init__(self, path, default, required=required)
 
 
 class Positive(Unsigned[T]):
@@ -299,15 +341,17 @@ class Positive(Unsigned[T]):
         Field.__init__(self, path, default, required=required)
 
     def read(self, raw: str) -> Any:
-        number = parse_unsigned(raw)
+        number = self.bounded(parse_unsigned(raw))
         if number == 0:
             raise ValueError(raw)
         return number
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
         try:
-            parse_unsigned(raw)
+            number = parse_unsigned(raw)
         except ValueError:
+            number = -1
+        if number:
             return super().wrong(raw, place)
         return error.xml(
             f"Invalid value for attribute '{self.attribute}' in element '{place.tag}': Zero is not permitted",
@@ -317,6 +361,21 @@ class Positive(Unsigned[T]):
 
     def advice(self) -> str:
         return "a number from 1"
+
+
+class LongPositive(Positive[T]):
+    """The same, of 64 bits."""
+
+    bits = 64
+
+    @overload
+    def __init__(self: LongPositive[int], path: str, default: int, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(
+        self: LongPositive[int | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
+    def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
+        Field.__init__(self, path, default, required=required)
 
 
 class Hex(Unsigned[T]):
@@ -334,6 +393,24 @@ class Hex(Unsigned[T]):
 
     def write(self, value: Any) -> str:
         return f"0x{value:0{self.digits}x}"
+
+
+class LongHex(Hex[T]):
+    """The same, of 64 bits."""
+
+    bits = 64
+
+    @overload
+    def __init__(
+        self: LongHex[int], path: str, digits: int, default: int, *, required: bool = False
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LongHex[int | None], path: str, digits: int, default: None = None, *, required: bool = False
+    ) -> None: ...
+    def __init__(self, path: str, digits: int, default: int | None = None, *, required: bool = False) -> None:
+        Field.__init__(self, path, default, required=required)
+        self.digits = digits
 
 
 class Size(Field[T]):
@@ -357,11 +434,16 @@ class Size(Field[T]):
     def of(self, node: Node) -> int:
         try:
             return to_kib(node.text, node.attrib.get("unit"))
+        except TooLargeError as reason:
+            raise error.plain(f"numerical overflow: {reason}", node, "less than 16 EiB") from None
         except ValueError as reason:
             if "unknown suffix" in str(reason):
                 raise error.argument(str(reason), node, "KiB, MiB, GiB, …") from None
+            first = "[1]" if node.tag in ("memory", "maxMemory", "currentMemory") else ""
             raise error.xml(
-                f"Invalid value '{node.text.strip()}' for element '{node.tag}'", node, "a number"
+                f"Invalid value '{node.text}' for element or attribute './{node.tag}{first}'",
+                node,
+                "a number",
             ) from None
 
     def __set__(self, item: Item, value: Any) -> None:
@@ -403,6 +485,8 @@ class SizeAttribute(Field[T]):
     def of(self, raw: str, node: Node) -> int:
         try:
             return to_kib(raw, node.attrib.get("unit"))
+        except TooLargeError as reason:
+            raise error.plain(f"numerical overflow: {reason}", node, "less than 16 EiB") from None
         except ValueError as reason:
             if "unknown suffix" in str(reason):
                 raise error.argument(str(reason), node, "KiB, MiB, GiB, …") from None

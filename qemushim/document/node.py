@@ -100,9 +100,14 @@ class Node:
     def value(self, path: str) -> str | None:
         """Raw text at ``a/b/@name``, ``@name``, or the text of ``a/b``; ``None`` where it is not."""
         steps, name = _steps(path)
-        node = self.descend(steps)
-        if node is None:
-            return None
+        node = self
+        for tag in steps:
+            for child in node.children:
+                if child.tag == tag:
+                    node = child
+                    break
+            else:
+                return None
         return node.attrib.get(name) if name else node.text.strip()
 
     def ensure(self, path: str) -> Node:

@@ -168,6 +168,11 @@ def parse(text: str | bytes, file: str = "") -> Node:
         builder.parser.Parse(data, True)
     except expat.ExpatError as broken:
         raise _malformed(data, file, broken) from None
+    except (LookupError, ValueError) as reason:
+        # an encoding that Python does not have, or has for other things than text of one byte a character
+        raise ConfigError(
+            f"XML error: {reason}", file=file, line=1, hint="save the document as UTF-8"
+        ) from None
     assert builder.root is not None, "expat accepts no document without a root"
     return builder.root
 

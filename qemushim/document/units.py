@@ -24,9 +24,20 @@ def unit_bytes(unit: str) -> int:
     raise ValueError(f"unknown suffix '{unit}'")
 
 
+class TooLargeError(ValueError):
+    """An amount that 64 bits do not hold."""
+
+
 def to_bytes(value: str, unit: str | None, default: str) -> int:
-    """Bytes of a number and its unit.  Raises ``ValueError`` where it is no number or the unit is unknown."""
-    return parse_unsigned(value) * unit_bytes(unit or default)
+    """Bytes of a number and its unit.
+
+    Raises ``ValueError`` where it is no number or the unit is unknown, ``TooLargeError`` where 64 bits do not hold it.
+    """
+    number = parse_unsigned(value)
+    size = number * unit_bytes(unit or default)
+    if size >> 64:
+        raise TooLargeError(f"value too large: {number}{unit or ''}")
+    return size
 
 
 def to_kib(value: str, unit: str | None = None, default: str = "KiB") -> int:
@@ -52,12 +63,9 @@ def _integer(text: str) -> int:
     digits = text[1:] if text[:1] in "+-" else text
     if not digits or not digits.isascii() or not digits[0].isdigit():
         raise ValueError(text)
-    if digits[:2] in ("0x", "0X"):
-        number = int(digits[2:], 16)
-    elif "_" in digits:
+    if not digits.isalnum():
         raise ValueError(text)
-    else:
-        number = int(digits, 10)
+    number = int(digits[2:], 16) if digits[:2] in ("0x", "0X") else int(digits, 10)
     return -number if text[:1] == "-" else number
 
 

@@ -18,6 +18,8 @@ _ATTRIBUTE = str.maketrans(
     }
 )
 _LIBVIRT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&apos;", '"': "&quot;"})
+#: libvirt leaves them as they are, and reads blanks where they were: here a definition stays what it is
+_BLANKS = str.maketrans({"\n": "&#10;", "\t": "&#9;", "\r": "&#13;"})
 _TEXT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
 
 
@@ -47,7 +49,7 @@ def _write(node: Node, schema: Schema, indent: str, out: list[str], live: bool) 
             if raw is not None and (live or not field.live):
                 value = field.canonical(raw, node)
                 if value is not None:
-                    head += f" {name}='{escape(value)}'"
+                    head += f" {name}='{escape(value).translate(_BLANKS)}'"
     if schema.text is not None:
         raw = node.text.strip() if node.text.strip() else None
         text = schema.text.canonical(node.text if not _blank(node) else "", node) if raw is not None else None

@@ -18,7 +18,7 @@ from qemushim.driver.plan import Plan, make_plan, parsed
 from qemushim.driver.refusal import libvirt_errors
 from qemushim.driver.site import TYPES, Site
 from qemushim.emulator.model import Emulator
-from qemushim.errors import ConfigError, DriverError
+from qemushim.errors import DriverError
 from qemushim.guest import Guest
 from qemushim.host import Host
 
@@ -40,24 +40,31 @@ class Connection:
         self.strict = strict
         #: what is read, worked out and written belongs together
         self._lock = threading.RLock()
+        self._secrets = libvirt.VIR_DOMAIN_XML_SECURE
         self._callbacks: dict[Any, Callable[..., Any]] = {}
 
     # -- ours ----------------------------------------------------------------------------------------------------
 
-    def plan(self, xml: str) -> Plan:
-        """What ``defineXML`` would define.  Nothing is changed.
+    def plan(self, xml: str | bytes, *, file: str = "") -> Plan:
+        """What ``defineXML`` would define.  Nothing is changed.  ``file``: what errors call the document.
 
         Raises ``ConfigError`` or ``AddressError`` (each a ``libvirt.libvirtError`` too) where the document can not be
         defined, ``DriverError`` where the connection's guests are not QEMU's.
         """
         with libvirt_errors(), self._lock:
-            guest = Guest.from_xml(xml)
+            guest = Guest.from_xml(xml, file)
             if not self._is_ours(guest):
                 raise DriverError(
                     f"guests of type '{guest.domain.node.get('type')}' on {self._site.uri} are not QEMU's",
                     hint="they are defined as they are: use defineXML",
                 )
             return make_plan(guest, self._site, *self._documents(guest))
+
+    def define(self, plan: Plan) -> WrappedDomain:
+        """Define what was planned, exactly."""
+        with self._lock:
+            domain: WrappedDomain = self._wrap(self._raw.defineXML(plan.xml))
+            return domain
 
     def defineXML(self, xml: str) -> WrappedDomain:  # noqa: N802
         """Define a guest by our rules; one that exists keeps every address that the document does not name."""
@@ -84,7 +91,7 @@ class Connection:
                 if guest is not None:
                     plan = make_plan(guest, self._site, *self._documents(guest))
                     if self.strict:
-                        _refuse_changes(plan)
+                        plan.require_same_machine()
                     text = plan.xml
             domain: WrappedDomain = self._wrap(getattr(self._raw, call)(text, *rest))
             return domain
@@ -97,8 +104,8 @@ class Connection:
         return guest if self._is_ours(guest) else None
 
     def _is_ours(self, guest: Guest) -> bool:
-        """What is not QEMU's goes to libvirt as it is, and so does what lacks a type: libvirt says so."""
-        return self._site.is_ours and guest.domain.node.get("type") in TYPES
+        """What is not QEMU's goes to libvirt as it is.  What lacks a type is refused in libvirt's words."""
+        return self._site.is_ours and guest.domain.node.get("type") in (None, *TYPES)
 
     # -- what is known of a guest ----------------------------------------------------------------------------------
 
@@ -117,9 +124,18 @@ class Connection:
         return next(iter([*found, *(domain for domain in domains if domain.name() == name)]), None)
 
     def _documents_of(self, raw: Any) -> tuple[Guest | None, Guest | None]:
-        inactive = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-        stored = parsed(raw.XMLDesc(inactive)) if raw.isPersistent() else None
-        return stored, parsed(raw.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)) if raw.isActive() else None
+        stored = self._document(raw, libvirt.VIR_DOMAIN_XML_INACTIVE) if raw.isPersistent() else None
+        return stored, self._document(raw, 0) if raw.isActive() else None
+
+    def _document(self, raw: Any, flags: int) -> Guest:
+        """With its passwords, which what is made of it must not lose; a read-only connection does not tell them."""
+        try:
+            return parsed(raw.XMLDesc(flags | self._secrets))
+        except libvirt.libvirtError as problem:
+            if not self._secrets or problem.get_error_code() != libvirt.VIR_ERR_OPERATION_DENIED:
+                raise
+        self._secrets = 0
+        return parsed(raw.XMLDesc(flags))
 
     # -- the rest is libvirt's -------------------------------------------------------------------------------------
 
@@ -180,12 +196,3 @@ def passed_through(connection: Connection, member: Any) -> Any:
         return target._wrap(member(*words, **named))
 
     return call
-
-
-def _refuse_changes(plan: Plan) -> None:
-    if plan.breaks:
-        named = "; ".join(map(str, plan.breaks))
-        raise ConfigError(
-            f"unsupported configuration: guest '{plan.guest.name}' would be another machine: {named}",
-            hint="define it with strict=False, or attach and detach devices",
-        )

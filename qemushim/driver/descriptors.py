@@ -47,15 +47,18 @@ class Opened:
     def open(self, wanted: Iterable[Descriptor], connection_of: Callable[[str], Connection]) -> None:
         """Open all of them.  ``connection_of``: device → what it is connected to.  Raises ``DriverError``."""
         for one in wanted:
-            if one.number in self.numbers:
-                continue
-            try:
-                self.numbers[one.number] = self._open(one, connection_of)
-            except OSError as problem:
-                raise DriverError(
-                    f"cannot open '{one.target}' for {one.user or 'the guest'}: {problem.strerror}",
-                    hint=_HINTS.get(one.kind, ""),
-                ) from problem
+            if one.number not in self.numbers:
+                self.numbers[one.number] = self.open_one(one, connection_of)
+
+    def open_one(self, one: Descriptor, connection_of: Callable[[str], Connection]) -> int:
+        """Open one, for the caller to close.  Raises ``DriverError``."""
+        try:
+            return self._open(one, connection_of)
+        except OSError as problem:
+            raise DriverError(
+                f"cannot open '{one.target}' for {one.user or 'the guest'}: {problem.strerror}",
+                hint=_HINTS.get(one.kind, ""),
+            ) from problem
 
     def open_vsock(self) -> int:
         """Take the first guest context id that no other guest has.  Raises ``DriverError``."""

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qemushim.context import Build
-from qemushim.devices.disk import Disk
-from qemushim.devices.interface import Interface
 from qemushim.devices.memballoon import Memballoon
 from qemushim.driver.verify import PERIPHERAL, Asked
+from qemushim.hotplug.settings import start_commands
 from qemushim.machine.domain import Domain
 
 Commands = Iterator[tuple[str, dict[str, Any]]]
@@ -32,9 +31,12 @@ _PLACE = ("socket-id", "die-id", "cluster-id", "core-id", "thread-id")
 
 def finish(monitor: Asked, b: Build) -> list[str]:
     """Tell QEMU everything; notes on what can not be had.  Raises ``MonitorError``."""
-    for commands in (_lifecycle(b), _passwords(b.domain), _links(b.domain), _limits(b.domain), _balloon(b.domain)):
-        for command, arguments in commands:
-            monitor.execute(command, arguments)
+    for command, arguments in _lifecycle(b):
+        monitor.execute(command, arguments)
+    for told in start_commands(b.domain, b.host):
+        monitor.execute(told.execute, dict(told.arguments))
+    for command, arguments in _balloon(b.domain):
+        monitor.execute(command, arguments)
     _plug_processors(monitor, b.domain)
     return list(_notes(b.domain))
 
@@ -54,53 +56,6 @@ def _notes(domain: Domain) -> Iterator[str]:
         word = getattr(domain, element)
         if word in words and not (element == "on_crash" and not domain.lists["panic"]):
             yield f"<{element}>{word}</{element}>: the guest is not started anew, it ends"
-
-
-def _passwords(domain: Domain) -> Commands:
-    for graphics in domain.lists["graphics"]:
-        kind, password = graphics.node.get("type") or "", graphics.node.get("passwd")
-        if password and kind in ("vnc", "spice"):
-            yield "set_password", {"protocol": kind, "password": password}
-
-
-def _links(domain: Domain) -> Commands:
-    for interface in domain.all(Interface):
-        if interface.link == "down":
-            yield "set_link", {"name": interface.alias, "up": False}
-
-
-def _limits(domain: Domain) -> Commands:
-    for disk in domain.all(Disk):
-        yield from limits_of(disk)
-
-
-def limits_of(disk: Disk) -> Commands:
-    """The limits of one disk, which belong to the drive rather than its image."""
-    limits = disk.limits
-    if limits is None or not limits.values():
-        return
-    arguments: dict[str, Any] = {"id": drive_path(disk), **_zero()}
-    arguments.update({_spelled(name): value for name, value in limits.qemu().items()})
-    if limits.group_name:
-        arguments["group"] = limits.group_name
-    yield "block_set_io_throttle", arguments
-
-
-def _zero() -> dict[str, int]:
-    return dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
-
-
-def _spelled(name: str) -> str:
-    """``bps-read-max`` as the older command has it: ``bps_rd_max``."""
-    for word, short in (("-total", ""), ("-read", "-rd"), ("-write", "-wr")):
-        name = name.replace(word, short)
-    return name.replace("-", "_")
-
-
-def drive_path(disk: Disk) -> str:
-    """The object that has the drive: of some devices a part of them."""
-    part = {"virtio": "/virtio-backend", "usb": "/lun0"}.get(disk.bus, "")
-    return f"{PERIPHERAL}/{disk.alias}{part}"
 
 
 def _balloon(domain: Domain) -> Commands:
@@ -133,4 +88,4 @@ def _plug_processors(monitor: Asked, domain: Domain) -> None:
         first += entry["vcpus-count"]
 
 
-__all__ = ["drive_path", "finish", "limits_of"]
+__all__ = ["finish"]

@@ -72,6 +72,8 @@ def _net(option: Option, backends: dict[str, str]) -> list[Option]:
         return [option]
     name = backends[keys.pop("vlan")]
     if head == "nic":
+        # what is tied to a back end goes by no name of its own
+        keys.pop("name", None)
         keys["netdev"] = name
         return [_written("-net", head, keys, option)]
     keys.pop("name", None)
@@ -101,7 +103,14 @@ def _drive(option: Option, backends: dict[str, str]) -> list[Option]:
             "today's QEMU has no SCSI disks by flags", option.source, "bus='virtio', bus='ide', or without --legacy"
         )
     keys.pop("boot", None)
+    # a format that is guessed is not to be written to
+    keys.setdefault("format", "raw")
     return [_written("-drive", "", keys, option)]
+
+
+def _chardev(option: Option, backends: dict[str, str]) -> list[Option]:
+    text = (option.text or "").replace(",server,nowait", ",server=on,wait=off")
+    return [replace(option, text=text)]
 
 
 def _dropped(option: Option, backends: dict[str, str]) -> list[Option]:
@@ -110,6 +119,7 @@ def _dropped(option: Option, backends: dict[str, str]) -> list[Option]:
 
 _CHANGES: dict[str, Callable[[Option, dict[str, str]], list[Option]]] = {
     "-balloon": _dropped,
+    "-chardev": _chardev,
     "-drive": _drive,
     "-net": _net,
     "-soundhw": _sound,

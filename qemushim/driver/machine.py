@@ -67,7 +67,8 @@ class Status:
     """What can be told of a guest without asking it."""
 
     name: str
-    #: ``off``, ``starting``, or what the monitor says: ``running``, ``paused`` …; ``silent``: it does not answer
+    #: ``off``, ``starting``, or what the monitor says: ``running``, ``paused`` …; ``silent``: it does not answer;
+    #: ``busy``: somebody else works on the guest
     state: str
     id: int = 0
     pid: int = 0
@@ -232,8 +233,10 @@ class Machine:
             try:
                 with self.folder.locked(patience), self._monitor(running, patience) as monitor:
                     state = monitor.status()
-            except (MonitorError, DriverError):
-                state = "silent" if self.running is not None else "off"
+            except (MonitorError, DriverError) as problem:
+                state = "silent" if isinstance(problem, MonitorError) else "busy"
+                if self.running is None:
+                    return Status(self.name, "off")
         root = parse(running.live)
         return Status(
             self.name,
@@ -326,14 +329,24 @@ class Machine:
 
     # -- devices -------------------------------------------------------------------------------------------------
 
-    def attach(self, device: str, *, live: bool = True, config: bool = True, file: str = "") -> str:
+    def attach(
+        self,
+        device: str,
+        *,
+        live: bool = True,
+        config: bool = True,
+        secrets: Mapping[str, bytes] | None = None,
+        file: str = "",
+    ) -> str:
         """Give the guest one device more; its XML with the place that it got.
 
         ``live``: the running guest; ``config``: its definition; both get the same address.  Of a guest that is off the
         definition alone is changed.  Raises ``ConfigError``, ``AddressError``, ``MonitorError``, ``DriverError``; then nothing
         is changed.
         """
-        return self._change(live, lambda changes, monitor: changes.attach(monitor, device, config=config, file=file))
+        return self._change(
+            live, lambda changes, monitor: changes.attach(monitor, device, config=config, file=file), secrets
+        )
 
     def detach(self, device: str, *, live: bool = True, config: bool = True, patience: float | None = None) -> str:
         """Take a device away: its alias, target, MAC, or XML; what it was.
@@ -345,13 +358,17 @@ class Machine:
             live, lambda changes, monitor: changes.detach(monitor, device, config=config, patience=patience)
         )
 
-    def _change(self, live: bool, change: Callable[[Changes, QmpMonitor | TextMonitor | None], str]) -> str:
+    def _change(
+        self,
+        live: bool,
+        change: Callable[[Changes, QmpMonitor | TextMonitor | None], str],
+        secrets: Mapping[str, bytes] | None = None,
+    ) -> str:
         if live and self.running is not None:
             with self._session() as (running, monitor):
-                return change(Changes(self.folder, running, self.host), monitor)
+                return change(Changes(self.folder, running, self.host, secrets), monitor)
         with self.folder.locked():
-            running_now = self._settle()
-            return change(Changes(self.folder, running_now, self.host), None)
+            return change(Changes(self.folder, self._settle(), self.host, secrets), None)
 
     # -- inside --------------------------------------------------------------------------------------------------
 

@@ -37,9 +37,11 @@ class Secrets:
 
 
 def own_host(host: Host, folder: Folder, domain_id: int, key: bytes, known: Mapping[str, bytes]) -> Host:
-    """``host`` with the guest's own folders, ports that are free, and descriptors that are really passed."""
+    """``host`` with the guest's own folders, and descriptors that are really passed.
+
+    ``key``: the guest's master key; ``known``: plain secrets by UUID or usage.
+    """
     run = folder.run_path
-    vnc, websocket, spice, tls = free_ports(_VNC, _WEBSOCKET, _SPICE, _SPICE)
     return replace(
         host,
         # libvirt's settings are for libvirt's guests
@@ -58,11 +60,13 @@ def own_host(host: Host, folder: Folder, domain_id: int, key: bytes, known: Mapp
         encrypt=encryption(key),
         random_iv=random.token_bytes(16),
         domain_id=domain_id,
-        vnc_port=vnc,
-        vnc_websocket_port=websocket,
-        spice_port=spice,
-        spice_tls_port=tls,
     )
+
+
+def with_free_ports(host: Host) -> Host:
+    """``host`` with ports for displays that nobody listens on."""
+    vnc, websocket, spice, tls = free_ports(_VNC, _WEBSOCKET, _SPICE, _SPICE)
+    return replace(host, vnc_port=vnc, vnc_websocket_port=websocket, spice_port=spice, spice_tls_port=tls)
 
 
 def free_ports(*firsts: int) -> list[int]:
@@ -77,13 +81,12 @@ def free_ports(*firsts: int) -> list[int]:
 
 
 def _is_free(port: int) -> bool:
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "")):
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError:
-                return False
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
     return True
 
 

@@ -53,6 +53,15 @@ class Plan:
         """The changes that make another machine of the guest (an operating system may ask to be activated anew)."""
         return tuple(breaks(list(self.changes)))
 
+    def require_same_machine(self) -> None:
+        """Raise ``ConfigError`` where the guest would see other hardware; it names every change."""
+        if self.breaks:
+            named = "; ".join(map(str, self.breaks))
+            raise ConfigError(
+                f"unsupported configuration: guest '{self.guest.name}' would be another machine: {named}",
+                hint="define it without strict, or attach and detach devices",
+            )
+
     @property
     def verdict(self) -> str:
         """``new``, ``unchanged``, ``compatible`` (the guest sees the same hardware) or ``incompatible``."""

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 
 from qemushim.address.assign import assign_one, home_of
 from qemushim.address.past import add_supports
+from qemushim.address.pci import BUS_KINDS
 from qemushim.address.usb import is_usb
+from qemushim.address.walk import index_of
 from qemushim.compare.abi import describe, place
 from qemushim.context import Define
 from qemushim.devices.base import Device
 from qemushim.devices.pairing import find_devices, place_of
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
+from qemushim.document.units import format_set
 from qemushim.document.writer import keep
 from qemushim.driver.plan import only_in
 from qemushim.driver.site import Site
@@ -249,9 +252,23 @@ def _no_room(problem: AddressError, node: Node, guest: Guest) -> AddressError:
     if kind == "pci":
         kind = _pci_kind(guest.domain)
     what = describe(_device_of(node))
-    more = f"add {_MORE[kind]} to the stored definition and restart the guest"
+    full = _full_buses(guest.domain) if kind in ("pci", "pcie", "pseries") else problem.hint
+    more = f"add {_MORE[kind]} to the stored definition and start the guest anew"
     return AddressError(
-        f"{problem.message} for {what}; {problem.hint}; {more}", hint=problem.hint, element=problem.element
+        f"{problem.message} for {what}; full: {full}; {more}", hint=problem.hint, element=problem.element
+    )
+
+
+def _full_buses(domain: Domain) -> str:
+    """``bus 1-6 (pcie-root-port)``: the buses that take devices while the guest runs."""
+    models: dict[str, list[int]] = {}
+    for controller in domain.lists["controller"]:
+        model = controller.node.get("model") or ""
+        if controller.node.get("type") == "pci" and model in BUS_KINDS and BUS_KINDS[model].hotplug:
+            models.setdefault(model, []).append(index_of(controller))
+    return (
+        ", ".join(f"bus {format_set(indexes)} ({model})" for model, indexes in models.items())
+        or "there is no bus"
     )
 
 

@@ -38,7 +38,7 @@ _quiet.propagate = False
 
 
 class CommandError(MonitorError):
-    """QEMU refused a command; ``kind`` is QEMU's class of the error (``DeviceNotFound``, ``GenericError`` …)."""
+    """QEMU refused a command."""
 
     def __init__(self, message: str, *, command: str, kind: str) -> None:
         super().__init__(message)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import libvirt
 
+from qemushim.document.parse import MalformedError
 from qemushim.errors import DriverError, ShimError
 
 #: what a message begins with → libvirt's number for such an error
@@ -21,6 +22,12 @@ _CODES: tuple[tuple[str, int], ...] = (
     ("device not found:", libvirt.VIR_ERR_DEVICE_MISSING),
     ("Operation not supported:", libvirt.VIR_ERR_OPERATION_UNSUPPORTED),
     ("the CPU is incompatible", libvirt.VIR_ERR_CPU_INCOMPATIBLE),
+)
+
+#: the same for kinds of error whose messages begin with no such words
+_KINDS: tuple[tuple[type[ShimError], int], ...] = (
+    (MalformedError, libvirt.VIR_ERR_XML_DETAIL),
+    (DriverError, libvirt.VIR_ERR_OPERATION_FAILED),
 )
 
 #: a driver says with these that it can not do something at all
@@ -49,11 +56,8 @@ def as_libvirt(problem: ShimError) -> Exception:
     twin.args = (problem.message,)
     twin.__dict__.update(problem.__dict__)
     words = problem.message
-    default = (
-        libvirt.VIR_ERR_OPERATION_FAILED
-        if isinstance(problem, DriverError)
-        else libvirt.VIR_ERR_CONFIG_UNSUPPORTED
-    )
+    kinds = (number for known, number in _KINDS if isinstance(problem, known))
+    default = next(kinds, libvirt.VIR_ERR_CONFIG_UNSUPPORTED)
     code = next((number for prefix, number in _CODES if words.startswith(prefix)), default)
     level = libvirt.VIR_ERR_ERROR
     twin.err = (

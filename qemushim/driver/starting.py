@@ -20,7 +20,7 @@ from qemushim.driver.finish import finish
 from qemushim.driver.legacy import flag_emulator, todays_flags
 from qemushim.driver.live import complete_live, write_classic_terminals, write_terminals
 from qemushim.driver.monitor import HUMAN, QMP, TextMonitor, open_monitor
-from qemushim.driver.ownhost import KEY_BYTES, copy_nvram, make_folders, own_host, require_sockets, write_key
+from qemushim.driver.ownhost import KEY_BYTES, copy_nvram, make_folders, own_host, require_sockets, with_free_ports, write_key
 from qemushim.driver.process import GRACE, Keeper, describe_end, host_start, start_kept
 from qemushim.driver.qmpmonitor import QmpMonitor
 from qemushim.driver.readback import read_back
@@ -31,9 +31,12 @@ from qemushim.emulator.model import Emulator
 from qemushim.errors import DriverError, MonitorError, ShimError
 from qemushim.guest import Guest
 from qemushim.host import Host
+from qemushim.machine.domain import Domain
 
 #: seconds until QEMU must have answered: it may have to fill a lot of memory first
 PATIENCE = 60.0
+#: seconds until a QEMU that hung up has ended
+_LAST_WORDS = 1.0
 #: bytes of a log that the next start puts aside
 _LOG_BYTES = 2 << 20
 
@@ -82,7 +85,7 @@ def define(request: Request, emulator: Emulator, host: Host, stored: str | None)
     guest = request.guest.copy()
     if request.binary:
         guest.domain.node.ensure("devices").ensure("emulator").text = os.path.abspath(request.binary)
-    if emulator.classic or stored is None:
+    if stored is None:
         return guest.define(emulator, host)
     old = Guest.from_xml(stored, str(request.guest.name))
     if guest.domain.uuid and old.domain.uuid and guest.domain.uuid.replace("-", "") != old.domain.uuid.replace("-", ""):
@@ -90,7 +93,21 @@ def define(request: Request, emulator: Emulator, host: Host, stored: str | None)
             f"operation failed: domain '{guest.name}' already exists with uuid {old.domain.uuid}",
             hint=f"give the guest another name, or forget that one: qemushim forget {guest.name}",
         )
+    if emulator.classic:
+        _keep_names(guest, old)
+        return guest.define(emulator, host)
     return guest.define(emulator, host, past=(old,))
+
+
+def _keep_names(guest: Guest, old: Guest) -> None:
+    """UUID and MACs that the document leaves out, for a QEMU that chooses the places itself."""
+    guest.domain.uuid = guest.domain.uuid or old.domain.uuid
+    taken = {interface.node.value("mac/@address") for interface in guest.domain.all(Interface)}
+    for interface, like in zip(guest.domain.all(Interface), old.domain.all(Interface), strict=False):
+        mac = like.node.value("mac/@address")
+        same = interface.node.value("model/@type") == like.node.value("model/@type")
+        if same and mac and mac not in taken and interface.node.value("mac/@address") is None:
+            interface.node.ensure("mac").set("address", mac)
 
 
 def start(request: Request, folder: Folder) -> Started:
@@ -101,7 +118,7 @@ def start(request: Request, folder: Folder) -> Started:
     """
     emulator = emulator_of(request.guest, request.host, request.binary, legacy=request.legacy)
     key = random.token_bytes(KEY_BYTES)
-    host = own_host(request.host, folder, next_id(folder.home), key, request.secrets)
+    host = with_free_ports(own_host(request.host, folder, next_id(folder.home), key, request.secrets))
     definition = define(request, emulator, host, folder.definition())
     shutil.rmtree(folder.run_path, ignore_errors=True)
     try:
@@ -145,11 +162,13 @@ class _Start:
             keeper = self._spawn(command, opened)
         try:
             return self._greet(keeper)
-        except BaseException as problem:
-            keeper.close()
-            keeper.qemu.wait(2 * GRACE)
-            if isinstance(problem, MonitorError):
-                raise self._died(keeper, problem) from problem
+        except MonitorError as problem:
+            # a QEMU that hung up is about to end, and its keeper says how
+            said = keeper.hear(_LAST_WORDS)
+            self._end(keeper)
+            raise self._died(said, problem) from problem
+        except BaseException:
+            self._end(keeper)
             raise
 
     # -- before ------------------------------------------------------------------------------------------------------
@@ -182,16 +201,7 @@ class _Start:
         require_sockets(dict(_helper_sockets(command)))
 
     def _connection(self, alias: str) -> Connection:
-        for interface in self.guest.domain.all(Interface):
-            if interface.alias == alias:
-                return Connection(
-                    interface.type or "",
-                    interface.target or "",
-                    interface.host_end.bridge or "",
-                    interface.queues,
-                    interface.backend_tap or "",
-                )
-        raise DriverError(f"no interface is called '{alias}'")
+        return connection_of(self.guest.domain, alias)
 
     def _live(self, opened: Opened) -> str:
         """The live document as far as it is known before QEMU runs."""
@@ -264,24 +274,41 @@ class _Start:
         write_classic_terminals(monitor.terminals(), result.root)
         started.differences = [str(difference) for difference in result.differences]
         started.checked = {"pci": len(result.addresses)}
+        for node in result.root.ensure("devices").all("graphics"):
+            if node.get("type") == "vnc" and node.get("port") in (None, "-1"):
+                node.set("port", self.host.vnc_port)
         live = Guest(result.root)
         live.classic = True
         self.running.live = live.to_xml()
 
-    def _died(self, keeper: Keeper, problem: MonitorError) -> ShimError:
-        """What to say where QEMU did not come as far as to answer."""
+    def _end(self, keeper: Keeper) -> None:
+        keeper.close()
+        keeper.qemu.wait(2 * GRACE)
         keeper.process.wait(GRACE)
-        end = self.folder.end()
+
+    def _died(self, end: dict[str, Any] | None, problem: MonitorError) -> ShimError:
+        """What to say where QEMU did not come as far as to answer, or refused what it was told."""
         words = "\n".join(self.folder.last_words(3))
-        if not end or keeper.qemu.alive:
-            return DriverError(f"QEMU did not answer: {problem.message}", hint=words)
-        if end.get("reason"):
-            # it was ended from here, because it did not answer in time, or refused something
-            return DriverError(problem.message, hint=words)
+        if end is None:
+            return DriverError(problem.message, hint="\n".join(filter(None, (problem.hint, words))))
         return DriverError(
             f"QEMU {describe_end(end.get('status'))} before the guest could be started",
             hint=words or f"its log is '{self.folder.log_path}'",
         )
+
+
+def connection_of(domain: Domain, alias: str) -> Connection:
+    """What an interface is connected to.  Raises ``DriverError`` where none has that id."""
+    for interface in domain.all(Interface):
+        if interface.alias == alias:
+            return Connection(
+                interface.type or "",
+                interface.target or "",
+                interface.host_end.bridge or "",
+                interface.queues,
+                interface.backend_tap or "",
+            )
+    raise DriverError(f"no interface is called '{alias}'")
 
 
 def _helper_sockets(command: Command) -> Iterator[tuple[str, str]]:
@@ -296,4 +323,4 @@ def _helper_sockets(command: Command) -> Iterator[tuple[str, str]]:
             yield address["data"]["path"], f"the other end of '{option.properties.get('id')}'"
 
 
-__all__ = ["Request", "Started", "define", "emulator_of", "start"]
+__all__ = ["Request", "Started", "connection_of", "define", "emulator_of", "start"]

@@ -202,11 +202,17 @@ class Folder:
             self.abandon()
             raise
 
-    def commit(self, *, running: bool = True) -> None:
-        """Put a prepared change in place (without ``running`` that of the definition alone)."""
+    def prepare_again(self, running: Running) -> None:
+        """Better knowledge of the run for a change that is announced; where it can't be written, what was prepared stays."""
+        with contextlib.suppress(OSError):
+            again = self.state_path.with_name("state.json.again")
+            write_new(again, running.dump())
+            os.replace(_new(again), _new(self.state_path))
+
+    def commit(self) -> None:
+        """Put a prepared change in place.  Raises ``DriverError``; then the next who looks does it."""
         with storing(self.path):
-            if running or not _new(self.state_path).exists():
-                put_in_place(self.state_path, missing_ok=True)
+            put_in_place(self.state_path, missing_ok=True)
             put_in_place(self.definition_path, missing_ok=True)
             self.pending_path.unlink(missing_ok=True)
         self._sweep()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -191,6 +190,8 @@ def _locate(spec: str, arch: str, say: Say) -> Emulator | str:
     path = os.path.expanduser(spec)
     if os.path.exists(path):
         return _open(path)
+    import shutil
+
     program = shutil.which(spec)
     if program is not None:
         return _open(program)

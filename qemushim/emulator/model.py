@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 
@@ -71,6 +72,10 @@ class Accelerator:
     machines: tuple[Machine, ...] = ()
     cpus: tuple[CpuModel, ...] = ()
     host_cpu: HostCpu | None = None
+
+
+#: what is asked of an emulator of which nothing is known
+_NO_ACCELERATOR = Accelerator("tcg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,22 +227,20 @@ class Emulator:
     def accelerator(self, virt: str) -> Accelerator | None:
         """The data for a domain type (``kvm``, ``hvf``, ``qemu``); ``None`` where the binary can't."""
         wanted = "tcg" if virt == "qemu" else virt
-        return next((a for a in self.accelerators if a.name == wanted), None)
+        for accelerator in self.accelerators:
+            if accelerator.name == wanted:
+                return accelerator
+        return None
 
     def machine(self, name: str, virt: str = "") -> Machine | None:
         """The machine type of that name or alias, for the domain type (or for the first accelerator)."""
-        found = None
-        for machine in self._accelerator_or_first(virt).machines:
-            if machine.name == name:
-                return machine
-            if machine.alias == name and found is None:
-                found = machine
-        return found
+        names, aliases = self._machines[self._accelerator_or_first(virt).name]
+        return names.get(name) or aliases.get(name)
 
     def canonical_machine(self, name: str, virt: str = "") -> str:
         """The versioned name behind an alias (``pc`` → ``pc-i440fx-10.0``); other names as they are."""
-        machines = self._accelerator_or_first(virt).machines
-        return next((m.name for m in machines if m.alias == name), name)
+        found = self._machines[self._accelerator_or_first(virt).name][1].get(name)
+        return found.name if found is not None else name
 
     def default_machine(self, virt: str = "") -> Machine | None:
         """What a document without ``machine`` gets: the one preferred for the architecture."""
@@ -247,11 +250,22 @@ class Emulator:
     def cpu_model(self, name: str, virt: str = "") -> CpuModel | None:
         return next((m for m in self._accelerator_or_first(virt).cpus if m.name == name), None)
 
+    @cached_property
+    def _machines(self) -> dict[str, tuple[dict[str, Machine], dict[str, Machine]]]:
+        """Accelerator → its machine types by name, and by alias; the first of a name counts."""
+        return {
+            accelerator.name: (
+                {machine.name: machine for machine in reversed(accelerator.machines)},
+                {machine.alias: machine for machine in reversed(accelerator.machines) if machine.alias},
+            )
+            for accelerator in reversed(self.accelerators or (_NO_ACCELERATOR,))
+        }
+
     def _accelerator_or_first(self, virt: str) -> Accelerator:
         found = self.accelerator(virt) if virt else None
         if found is not None:
             return found
-        return self.accelerators[0] if self.accelerators else Accelerator("tcg")
+        return self.accelerators[0] if self.accelerators else _NO_ACCELERATOR
 
     # -- variations (tests, dry runs of “what if”) -----------------------------------------------------------
 

@@ -17,14 +17,14 @@ from qemushim.devices.prepare import prepare_device
 from qemushim.devices.watchdog import Watchdog, action_of
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
-from qemushim.errors import MonitorError
 from qemushim.guest import Guest, located
 from qemushim.hotplug.build import PlugBuild, command_of, commands_of, device_options
 from qemushim.hotplug.join import join
 from qemushim.hotplug.live import LiveGuest, settle
-from qemushim.hotplug.plan import Conversation, Plan, QmpCommand, Talk, say, take_back
-from qemushim.hotplug.settings import link_command, throttle_commands
+from qemushim.hotplug.plan import FAILURES, Conversation, Plan, QmpCommand, Talk, say, take_back
+from qemushim.hotplug.settings import PERIPHERAL, link_command, throttle_commands
 from qemushim.hotplug.update import change_medium, drive_of
+from qemushim.machine.memory import count_memory
 
 if TYPE_CHECKING:
     from qemushim.emulator.model import Emulator
@@ -54,10 +54,9 @@ def _attach(live: LiveGuest, node: Node, emulator: Emulator, host: Host) -> Conv
     try:
         for device in join(node, d):
             yield from _plug(device, live, d, done)
-            if isinstance(device, MemoryDevice):
-                live.change_memory(device.size)
-        yield QmpCommand("qom-list", {"path": "/machine/peripheral"}, rule="which devices there are now")
-    except MonitorError:
+            count_memory(live.domain, device)
+        yield QmpCommand("qom-list", {"path": PERIPHERAL}, rule="which devices there are now")
+    except FAILURES:
         yield from take_back(done)
         raise
     return live

@@ -110,6 +110,8 @@ def _command(option: Option, b: Build, descriptor: Descriptor | None) -> QmpComm
     undo = QmpCommand(
         verb.unmake,
         {verb.name: properties[verb.name]},
+        # what is behind a device can be taken away when the device is gone
+        awaits=str(properties[verb.name]) if option.flag == "-device" else "",
         optional=True,
         source=option.source,
         rule=f"takes back: {option.rule}",

@@ -11,7 +11,6 @@ from qemushim.devices.base import Device
 from qemushim.devices.block_secrets import MANAGED_HELPER, managed_reservations
 from qemushim.devices.chardev import CharDevice
 from qemushim.devices.controller import Controller
-from qemushim.devices.memory import MemoryDevice
 from qemushim.devices.pairing import find_devices
 from qemushim.devices.prepare import recall_device
 from qemushim.document.node import Node
@@ -22,6 +21,7 @@ from qemushim.hotplug.build import PlugBuild, commands_of, device_options, remov
 from qemushim.hotplug.join import FIXED, complete_new
 from qemushim.hotplug.live import LiveGuest
 from qemushim.hotplug.plan import NOT_FOUND, Conversation, Plan, QmpCommand, Talk, say
+from qemushim.machine.memory import count_memory
 
 if TYPE_CHECKING:
     from qemushim.emulator.model import Emulator
@@ -49,8 +49,7 @@ def _detach(live: LiveGuest, node: Node, emulator: Emulator, host: Host) -> Conv
     check_leaving(device, live.domain)
     yield from _unplug(device, removal_build(live.domain, emulator, host))
     live.domain.remove(device)
-    if isinstance(device, MemoryDevice):
-        live.change_memory(-device.size)
+    count_memory(live.domain, device, leaves=True)
     return live
 
 
@@ -59,11 +58,10 @@ def _detach(live: LiveGuest, node: Node, emulator: Emulator, host: Host) -> Conv
 
 def find_device(live: LiveGuest, node: Node, d: Define) -> Device:
     """The device of a guest that an element describes.  Raises ``ConfigError`` where it is none, or not clear."""
+    said = node.copy()
     wanted = complete_new(node, Define(live.copy().domain, d.emulator, d.host, update=False, live=True))
     devices = live.domain.lists[wanted.tag]
-    found = find_devices(wanted, devices)
-    if not found and wanted.node.child("alias") is None:
-        found = [device for device in devices if _says_the_same(wanted.node, device.node)]
+    found = find_devices(type(wanted)(said), devices) or find_devices(wanted, devices)
     if len(found) == 1:
         return found[0]
     if found:
@@ -77,21 +75,10 @@ def find_device(live: LiveGuest, node: Node, d: Define) -> Device:
     )
 
 
-def _says_the_same(wanted: Node, known: Node) -> bool:
-    """Whether everything that one element says is said by the other too."""
-    if wanted.attrib.items() - known.attrib.items() or (
-        wanted.text.strip() and wanted.text.strip() != known.text.strip()
-    ):
-        return False
-    for child in wanted.children:
-        twin = known.child(child.tag)
-        if twin is None or not _says_the_same(child, twin):
-            return False
-    return True
-
-
 def check_leaving(device: Device, domain: Domain) -> None:
     """Raise ``ConfigError`` where the machine does not let go of a device."""
+    if device.tag == "lease":
+        return
     if not device.alias:
         raise error.failed(f"this <{device.tag}> has no id in QEMU", device.node, "it is part of the machine")
     if isinstance(device, Controller):

@@ -11,6 +11,7 @@ from qemushim.address.walk import pci_address
 from qemushim.devices.alias import assign_alias
 from qemushim.devices.base import Device
 from qemushim.devices.bootindex import check_boot_order
+from qemushim.devices.chardev import Console
 from qemushim.devices.controller import Controller
 from qemushim.devices.disk import Disk
 from qemushim.devices.disk_check import check_drive_addresses
@@ -150,9 +151,10 @@ def _parallel_possible(device: Device, d: Define) -> None:
 
 
 def _console_possible(device: Device, d: Define) -> None:
-    kind = device.node.value("target/@type") or "serial"
-    if kind == "serial":
+    assert isinstance(device, Console)
+    if device.kind == "serial":
         raise error.unsupported("Only the first console can be a serial port", device.node)
+    device.set_default_port(d)
 
 
 def _serial_possible(device: Device, d: Define) -> None:

@@ -61,7 +61,7 @@ class LiveGuest(Guest):
         guest = Guest.from_xml(text, file)
         domain = guest.domain
         if host.domain_id >= 0 and domain.id is None:
-            domain.id = host.domain_id
+            domain.id = str(host.domain_id)
         d = Define(domain, emulator, host, update=False, start=True, live=True)
         with located(file):
             for step in DEFINE:
@@ -84,8 +84,10 @@ class LiveGuest(Guest):
             settle(device, b)
         write_aliases(guest.domain.every())
         if host.domain_id >= 0:
-            guest.domain.id = host.domain_id
-        return cls.of(guest), command
+            guest.domain.id = str(host.domain_id)
+        live = cls.of(guest)
+        live.fd_sets = sum(option.flag == "-add-fd" for option in command.options)
+        return live, command
 
     def copy(self) -> LiveGuest:
         twin = LiveGuest(self.domain.node.copy(), self.file, self.domain)
@@ -95,14 +97,6 @@ class LiveGuest(Guest):
     def to_xml(self, style: str = "libvirt") -> str:
         """The live document, in libvirt's order and style."""
         return self.domain.to_xml(live=True)
-
-    def change_memory(self, change: int) -> None:
-        """Memory came, or went (KiB): the guest has more of it, or less."""
-        domain = self.domain
-        for name in ("memory", "current_memory"):
-            amount = getattr(domain, name)
-            if amount is not None:
-                setattr(domain, name, amount + change)
 
     def hear_fd_sets(self, known: Any) -> None:
         """Number fd sets behind those that QEMU has."""

@@ -11,13 +11,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qemushim.command.option import Value
-from qemushim.errors import MonitorError
+from qemushim.errors import DriverError, MonitorError
 
 if TYPE_CHECKING:
     from qemushim.command.command import Descriptor
     from qemushim.document.node import Node
     from qemushim.hotplug.live import LiveGuest
 
+#: how a command fails: QEMU refuses it, or whoever says it can not do his part
+FAILURES = (MonitorError, DriverError)
 #: what QEMU calls its refusal of a device that it does not have
 NOT_FOUND = "DeviceNotFound"
 
@@ -48,7 +50,7 @@ class QmpCommand:
         return f"{self.execute} {to_json(self.arguments)}" if self.arguments else self.execute
 
 
-#: yields what is to be sent; is sent what QEMU returns, or thrown its ``MonitorError``; returns the guest as it is then
+#: yields what is to be sent; is sent what QEMU returns, or thrown how it failed; returns the guest as it is then
 Conversation = Generator[QmpCommand, Any, "LiveGuest"]
 #: the same as a part of a conversation
 Talk = Generator[QmpCommand, Any, None]
@@ -86,8 +88,10 @@ class Plan:
 
     @cached_property
     def rollback(self) -> tuple[QmpCommand, ...]:
-        """What takes back all of it, in order."""
-        return tuple(undo for command in reversed(self.commands) for undo in command.undo)
+        """What takes back all of it, in order; without fd sets whose numbers QEMU has yet to be asked for."""
+        guessed = any(command.execute == "query-fdsets" for command in self.commands)
+        undos = (undo for command in reversed(self.commands) for undo in command.undo)
+        return tuple(undo for undo in undos if not (guessed and undo.execute == "remove-fd"))
 
     @cached_property
     def leftovers(self) -> tuple[QmpCommand, ...]:
@@ -96,9 +100,10 @@ class Plan:
         return self.commands[awaited[-1] + 1 :] if awaited else ()
 
     def carry_out(self, send: Callable[[QmpCommand], Any]) -> LiveGuest:
-        """Say all of it through ``send``, which returns what QEMU returns and raises ``MonitorError`` where it refuses.
+        """Say all of it through ``send``, which returns what QEMU returns.
 
-        Where a command fails, what was done is taken back, and the error is raised; the guest is as before.
+        ``send`` raises ``MonitorError`` where QEMU refuses, ``DriverError`` where it can not do its part: open a file,
+        wait until a device is gone.  Then what was done is taken back, and the error is raised; the guest is as before.
         """
         return converse(self.conversation(), send)
 
@@ -110,8 +115,8 @@ def converse(talk: Conversation, send: Callable[[QmpCommand], Any]) -> LiveGuest
         while True:
             try:
                 answer = send(command)
-            except MonitorError as refusal:
-                command = talk.throw(refusal)
+            except FAILURES as failure:
+                command = talk.throw(failure)
             else:
                 command = talk.send(answer)
     except StopIteration as end:
@@ -124,7 +129,7 @@ def say(commands: Iterable[QmpCommand], done: list[QmpCommand] | None = None) ->
     for command in commands:
         try:
             answer = yield command
-        except MonitorError:
+        except FAILURES:
             if not command.optional:
                 raise
             continue
@@ -140,5 +145,5 @@ def take_back(done: Iterable[QmpCommand]) -> Talk:
         for undo in command.undo:
             try:
                 yield undo
-            except MonitorError:
+            except FAILURES:
                 continue

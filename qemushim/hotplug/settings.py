@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import calendar
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Value
 from qemushim.devices.block_limits import RATES
+from qemushim.devices.disk import Disk
+from qemushim.devices.graphics import Graphics
+from qemushim.devices.interface import Interface
 from qemushim.hotplug.plan import QmpCommand
 
 if TYPE_CHECKING:
-    from qemushim.devices.disk import Disk
-    from qemushim.devices.graphics import Graphics
-    from qemushim.devices.interface import Interface
     from qemushim.host import Host
+    from qemushim.machine.domain import Domain
 
+#: where QEMU keeps devices that have an id
+PERIPHERAL = "/machine/peripheral"
 #: what QEMU calls a limit of one disk: it names them otherwise than those of a group
 _SHORT = {"-total": "", "-read": "_rd", "-write": "_wr"}
+
+
+def start_commands(domain: Domain, host: Host) -> Iterator[QmpCommand]:
+    """What a guest's devices are told between QEMU's start and the guest's."""
+    for graphics in domain.all(Graphics):
+        yield from password_commands(graphics, host)
+    for interface in domain.all(Interface):
+        if interface.link == "down":
+            yield link_command(interface)
+    for disk in domain.all(Disk):
+        yield from throttle_commands(disk)
 
 
 def password_commands(graphics: Graphics, host: Host) -> Iterator[QmpCommand]:
@@ -46,7 +60,7 @@ def _expiry(valid_to: str | None, host: Host) -> str:
     """When a password ends: seconds since 1970, or ``now`` where that is over, ``never`` where nothing is said."""
     if not valid_to:
         return "never"
-    end = int(datetime.fromisoformat(valid_to).replace(tzinfo=UTC).timestamp())
+    end = calendar.timegm(tuple(map(int, valid_to.replace("T", "-").replace(":", "-").split("-"))))
     return "now" if end <= host.now else str(end)
 
 
@@ -56,7 +70,7 @@ def throttle_commands(disk: Disk) -> Iterator[QmpCommand]:
     values = limits.values() if limits is not None else {}
     if not values:
         return
-    given: dict[str, Value] = {"id": disk.alias}
+    given: dict[str, Value] = {"id": drive_path(disk)}
     for element, rate in RATES.items():
         given[_throttle_name(rate)] = values.get(element, 0)
     for element, value in values.items():
@@ -65,6 +79,12 @@ def throttle_commands(disk: Disk) -> Iterator[QmpCommand]:
     if limits is not None and limits.group_name:
         given["group"] = limits.group_name
     yield QmpCommand("block_set_io_throttle", given, source=disk.node, rule="how much a disk may do")
+
+
+def drive_path(disk: Disk) -> str:
+    """What QEMU calls the drive: its id, or the path to the part of the device that is the drive."""
+    part = {"virtio": "virtio-backend", "usb": f"{disk.alias}.0/legacy[0]"}.get(disk.bus)
+    return disk.alias if part is None else f"{PERIPHERAL}/{disk.alias}/{part}"
 
 
 def _throttle_name(rate: str) -> str:

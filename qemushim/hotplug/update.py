@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from qemushim.command.option import Value
 from qemushim.context import Define
 from qemushim.devices.base import Device
 from qemushim.devices.disk import Disk
@@ -13,13 +14,13 @@ from qemushim.devices.interface import Interface
 from qemushim.devices.prepare import prepare_device, recall_device
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
-from qemushim.errors import MonitorError, error
+from qemushim.errors import error
 from qemushim.guest import Guest, located
 from qemushim.hotplug.build import PlugBuild, commands_of, removal_build
 from qemushim.hotplug.join import complete_new
 from qemushim.hotplug.live import LiveGuest, settle
-from qemushim.hotplug.plan import Conversation, Plan, QmpCommand, say, take_back
-from qemushim.hotplug.settings import link_command, password_commands
+from qemushim.hotplug.plan import FAILURES, Conversation, Plan, QmpCommand, say, take_back
+from qemushim.hotplug.settings import drive_path, link_command, password_commands
 
 if TYPE_CHECKING:
     from qemushim.emulator.model import Emulator
@@ -152,20 +153,9 @@ def change_medium(live: LiveGuest, disk: Disk, node: Node, d: Define) -> Convers
         live.nodes = max(live.nodes, prepare_device(disk, b, live.nodes))
         fresh = _medium(disk, b)
     done: list[QmpCommand] = []
-    drive = {"id": disk.alias}
     try:
-        if disk.tray != "open":
-            yield from say(
-                [_on_drive("blockdev-open-tray", drive, disk, "blockdev-close-tray", force=False)], done
-            )
-        yield from say([_on_drive("blockdev-remove-medium", drive, disk)])
-        if fresh:
-            yield from say(fresh, done)
-            top = str(fresh[-1].arguments["node-name"])
-            insert = {**drive, "node-name": top}
-            yield QmpCommand("blockdev-insert-medium", insert, source=disk.node, rule="the new medium")
-        yield _on_drive("blockdev-close-tray", drive, disk)
-    except MonitorError:
+        yield from say([*fresh, *_exchange(disk, _top(old), _top(fresh))], done)
+    except FAILURES:
         yield from take_back(done)
         raise
     yield from take_back(old)
@@ -173,9 +163,32 @@ def change_medium(live: LiveGuest, disk: Disk, node: Node, d: Define) -> Convers
     return live
 
 
-def _on_drive(execute: str, drive: dict[str, str], disk: Disk, undo: str = "", **more: bool) -> QmpCommand:
-    back = (QmpCommand(undo, drive, optional=True, source=disk.node),) if undo else ()
-    return QmpCommand(execute, {**drive, **more}, undo=back, source=disk.node, rule="another medium")
+def _exchange(disk: Disk, old: str, new: str) -> Iterator[QmpCommand]:
+    """Out with one node (``""``: none, or not known), in with another."""
+    if disk.tray != "open":
+        yield _on_drive(disk, "blockdev-open-tray", {"force": False}, "blockdev-close-tray")
+    back = {"node-name": old} if old else {}
+    yield _on_drive(disk, "blockdev-remove-medium", {}, "blockdev-insert-medium" if old else "", back)
+    if new:
+        yield _on_drive(disk, "blockdev-insert-medium", {"node-name": new}, "blockdev-remove-medium")
+    yield _on_drive(disk, "blockdev-close-tray", {}, "blockdev-open-tray")
+
+
+def _on_drive(
+    disk: Disk,
+    execute: str,
+    arguments: Mapping[str, Value],
+    undo: str = "",
+    back: Mapping[str, Value] | None = None,
+) -> QmpCommand:
+    drive = {"id": drive_path(disk)}
+    undos = (QmpCommand(undo, {**drive, **(back or {})}, optional=True, source=disk.node),) if undo else ()
+    return QmpCommand(execute, {**drive, **arguments}, undo=undos, source=disk.node, rule="another medium")
+
+
+def _top(made: Sequence[QmpCommand]) -> str:
+    """The node that a drive shows: the last that is made."""
+    return str(made[-1].arguments["node-name"]) if made else ""
 
 
 def _medium(disk: Disk, b: PlugBuild) -> list[QmpCommand]:

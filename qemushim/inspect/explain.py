@@ -148,10 +148,11 @@ class _Explainer:
     def _argument(self, number: int, option: Option, asked: tuple[Question, ...]) -> Argument:
         node = option.source
         device = self.devices.get(id(node))
-        origin, reason = _origin(node)
-        line, end = (
-            self.lines.get(node.origin, (node.line, node.line)) if origin == DOCUMENT and node else (0, 0)
-        )
+        holder = device.node if device is not None and node is not None and node.origin < 0 else node
+        origin, reason = _origin(holder)
+        line, end = 0, 0
+        if origin == DOCUMENT and holder is not None:
+            line, end = self.lines.get(holder.origin, (holder.line, holder.line))
         element = label(device.node if device is not None else node) if node is not None else ""
         if device is not None and node is not None and node is not device.node:
             element += f" <{node.tag}>"
@@ -170,7 +171,7 @@ class _Explainer:
             rule=option.rule,
             reason=reason,
             place=address_text(device) if device is not None else "",
-            filled=tuple(self._filled(node)) if origin == DOCUMENT and device is not None and node else (),
+            filled=tuple(self._filled(holder)) if line and device is not None and holder is not None else (),
             asked=asked,
         )
 

@@ -21,6 +21,7 @@ from qemushim.inspect.survey import Survey, address_text, label
 
 #: the longest name of a network interface
 _LONGEST = 15
+_UNNAMED = "no rule of systemd names it: it keeps the kernel's name (eth0 …)"
 #: udev takes no serial number of more characters from a virtio disk
 _SERIAL = 20
 
@@ -129,12 +130,8 @@ def _candidates(device: Device, pci: GuestPci, s: Survey) -> list[tuple[str, str
     if slot is not None:
         found.append((f"en{domain}s{slot}{function}", f"hotplug slot {slot} of the bus, by ACPI"))
     path = f"en{domain}p{place.bus}s{place.slot}{function}"
-    found.append(
-        (
-            path,
-            f"PCI bus {place.bus}, slot {place.slot}" + (f", function {place.function}" if function else ""),
-        )
-    )
+    which = f", function {place.function}" if function else ""
+    found.append((path, f"PCI bus {place.bus}, slot {place.slot}{which}"))
     return found
 
 

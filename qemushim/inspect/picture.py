@@ -183,12 +183,13 @@ def _free_words(place: Place) -> str:
 
 def _room(room: Room) -> str:
     bus = room.bus
+    name = _text(bus.name)
     words = f"{bus.name}: {bus.used} in use, {bus.free} free"
     parts = [
         f"<g><title>{_text(words)}</title>",
         f'<rect class="room" x="{room.x:.1f}" y="{room.y:.1f}" width="{room.width:.1f}" '
         f'height="{room.height:.1f}" rx="8"/>',
-        f'<text x="{room.x + PAD:.1f}" y="{room.y + TITLE / 2 + 4:.1f}"><tspan class="title ink">{_text(bus.name)}</tspan>'
+        f'<text x="{room.x + PAD:.1f}" y="{room.y + TITLE / 2 + 4:.1f}"><tspan class="title ink">{name}</tspan>'
         f'<tspan class="dim" dx="8">{_text(_model(bus))}</tspan></text>',
         f'<line class="rule" x1="{room.x:.1f}" x2="{room.x + room.width:.1f}" y1="{room.y + TITLE - 2:.1f}" '
         f'y2="{room.y + TITLE - 2:.1f}"/>',

@@ -34,6 +34,8 @@ _DEVICES = {
 #: elements beside the devices → what holds where the document is silent
 _SILENT = {
     "clock": "without <clock> the guest's clock has UTC",
+    "loader": "<os> asks for firmware and leaves open which",
+    "source": "<os> asks for firmware and leaves open which file",
     "cpu": "without <cpu> the guest gets the machine's default model",
     "os": "no <boot> and no <boot order=> say otherwise",
     "vcpu": "without <vcpu> the guest has one",

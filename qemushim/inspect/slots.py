@@ -82,6 +82,10 @@ SORTS = (
 BY_NAME = {sort.name: sort for sort in SORTS}
 #: prefix of target names by bus
 _PREFIXES = {"ide": "hd", "virtio": "vd"}
+_PORT, _BRIDGE, _EXPRESS_BRIDGE, _HOST_BRIDGE = (
+    f"<controller type='pci' model='{model}' index='{{index}}'/>"
+    for model in ("pcie-root-port", "pci-bridge", "pcie-to-pci-bridge", "pci-root")
+)
 #: bus → the controller that gives more of it
 _GIVES = {
     "scsi": "<controller type='scsi' model='virtio-scsi' index='{index}'/>",
@@ -122,8 +126,13 @@ def counts(guest: Guest, emulator: Emulator, host: Host) -> list[Count]:
     """How many more of each kind fit.  Raises what ``Guest.define`` raises."""
     s = survey(guest, emulator, host)
     found = []
+    #: kinds of the same need take the same slots
+    known: dict[object, tuple[int, str]] = {}
     for sort in SORTS:
-        cold, why = _cold(s, sort, emulator, host)
+        key = PciLayout(s.d).need(_device(sort)) if _on_pci(s, sort) and s.d.board.has_pci else sort.name
+        if key not in known:
+            known[key] = _cold(s, sort, emulator, host)
+        cold, why = known[key]
         hot = _hot(s, sort) if cold else 0
         found.append(
             Count(
@@ -141,21 +150,39 @@ def plan(guest: Guest, wanted: Iterable[tuple[int, str]], emulator: Emulator, ho
     """
     wanted = tuple(wanted)
     added: list[str] = []
-    twin = guest.copy()
-    for number in range(1, len(wanted) + 1):
+    twin = guest
+    while True:
         s = survey(twin, emulator, host)
-        tries = 0
-        while not _fit(s, wanted[:number]):
-            sort = BY_NAME[wanted[number - 1][1]]
-            xml = _giver(s, twin, sort)
-            if not xml or tries == _MOST_ADDED:
-                raise _no_room(s, *wanted[number - 1])
-            tries += 1
-            added.append(xml)
-            twin = twin.copy()
-            twin.domain.adopt(parse(xml))
-            s = survey(twin, emulator, host)
-    return Plan(wanted, tuple(added), twin)
+        # a controller takes a slot itself, so what fitted before is looked at again
+        short = next((n for n in range(1, len(wanted) + 1) if not _fit(s, wanted[:n])), 0)
+        if not short:
+            return Plan(wanted, tuple(added), twin)
+        grown = _grown(s, twin, BY_NAME[wanted[short - 1][1]], emulator, host)
+        if grown is None or len(added) >= _MOST_ADDED:
+            raise _no_room(s, *wanted[short - 1])
+        recipe, twin = grown
+        added += recipe
+
+
+def _grown(
+    s: Survey, guest: Guest, sort: Sort, emulator: Emulator, host: Host
+) -> tuple[tuple[str, ...], Guest] | None:
+    """The document with a controller more, and with the port that this needs; ``None`` where it can not be had."""
+    xml = _giver(s, guest, sort)
+    recipes: list[tuple[str, ...]] = [(xml,)] if xml else []
+    if "pcie-to-pci-bridge" in xml:
+        index = _next_index(s, "pci")
+        recipes.append((_PORT.format(index=index), xml.replace(f"'{index}'", f"'{index + 1}'")))
+    for recipe in recipes:
+        twin = guest.copy()
+        for controller in recipe:
+            twin.domain.adopt(parse(controller))
+        try:
+            twin.define(emulator, host)
+        except ConfigError:
+            continue
+        return recipe, twin
+    return None
 
 
 def _no_room(s: Survey, number: int, name: str) -> ConfigError:
@@ -308,26 +335,34 @@ def _plug(s: Survey, tree: PciTree, sort: Sort, most: int) -> Iterator[None]:
 
 
 def _giver(s: Survey, guest: Guest, sort: Sort) -> str:
-    """The controller that makes room for more while the guest runs, behind those that the document has itself."""
+    """The controller that makes room for more while the guest runs; ``""`` where there is none."""
     xml = _pci_giver(s, sort) if _on_pci(s, sort) else _GIVES.get(sort.bus, "")
     if not sort.hotplug or not xml:
         return ""
     kind = "pci" if _on_pci(s, sort) else sort.bus
-    own = [c for c in guest.domain.lists["controller"] if c.node.get("type") == kind]
-    # PCI controller 0 is the root bus
-    index = 1 + max((index_of(c) for c in own), default=0 if kind == "pci" else -1)
-    return xml.replace("{index}", str(index))
+    # a USB controller that the document does not name is there only as long as it names no other
+    return xml.format(index=_next_index(s, kind) if kind != "usb" else _own_index(guest, kind))
+
+
+def _next_index(s: Survey, kind: str) -> int:
+    """Behind all controllers of the definition: numbers between are filled as they would be without it."""
+    return 1 + max(
+        (index_of(c) for c in s.domain.lists["controller"] if c.node.get("type") == kind), default=-1
+    )
+
+
+def _own_index(guest: Guest, kind: str) -> int:
+    own = (c for c in guest.domain.lists["controller"] if c.node.get("type") == kind)
+    return 1 + max(map(index_of, own), default=-1)
 
 
 def _pci_giver(s: Survey, sort: Sort) -> str:
     if not hotplugs_pci(s) or not any(s.pci_controllers()):
         return ""
-    if s.d.board.has_pcie_root:
-        need = PciLayout(s.d).need(_device(sort))
-        model = "pcie-root-port" if need.kind is Kind.PCIE else "pcie-to-pci-bridge"
-    else:
-        model = "pci-root" if s.d.board.is_pseries else "pci-bridge"
-    return f"<controller type='pci' model='{model}' index='{{index}}'/>"
+    if not s.d.board.has_pcie_root:
+        return _HOST_BRIDGE if s.d.board.is_pseries else _BRIDGE
+    need = PciLayout(s.d).need(_device(sort))
+    return _PORT if need.kind is Kind.PCIE else _EXPRESS_BRIDGE
 
 
 # -- data --------------------------------------------------------------------------------------------------

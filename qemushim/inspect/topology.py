@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from qemushim.address.ccw import DEVNO_COUNT
 from qemushim.address.dimm import occupied_dimm
@@ -27,7 +27,7 @@ _BOARD_FUNCTIONS = {
     (0x1F, 3): "SMBus",
 }
 #: an address that places are sorted by
-A = TypeVar("A", int, "tuple[int, ...]", "tuple[int, int, int]")
+At = tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -158,7 +158,9 @@ class _Builder:
         self.devices[id(place)] = device
         return place
 
-    def _in_order(self, seats: dict[A, Device], free: list[A], name: Callable[[A], str]) -> Iterator[Place]:
+    def _in_order(
+        self, seats: dict[At, Device], free: list[At], name: Callable[[At], str]
+    ) -> Iterator[Place]:
         """Who sits where and what is free between them, by place."""
         run: list[str] = []
         for at in sorted([*seats, *free]):
@@ -178,7 +180,7 @@ class _Builder:
             place = pci_address(device)
             if place is not None:
                 seats.setdefault(place.bus, []).append((place.slot, place.function, device))
-        for controller in self.s.pci_controllers():
+        for controller in self.s.pci_controllers() if self.tree is not None else ():
             index = index_of(controller)
             self.seated.add(id(controller))
             yield controller, self._pci_bus(controller, index, seats.get(index, []))
@@ -191,7 +193,7 @@ class _Builder:
         by_slot: dict[int, list[tuple[int, Device]]] = {}
         for slot, function, device in seats:
             by_slot.setdefault(slot, []).append((function, device))
-        free = []
+        free: list[str] = []
         for slot in range(slots.kind.last + 1):
             if by_slot.get(slot) or slots.slots[slot]:
                 bus.places += _run(free)
@@ -227,7 +229,7 @@ class _Builder:
                 continue
             users = [d for d in devices_in_order(self.s.domain) if is_usb(d) and _usb_bus(d) == index]
             bus = Bus(f"{controller.alias}.0", "usb", controller.node.get("model") or "usb", hotplug=True)
-            seats = {_path(device): device for device in users}
+            seats: dict[At, Device] = {_path(device): device for device in users}
             open_ = [path for number_, path in free if number_ == index]
             bus.places = list(self._in_order(seats, open_, _usb_name))
             yield controller, bus
@@ -243,7 +245,7 @@ class _Builder:
                     controller.node.get("model") or kind,
                     hotplug=kind == "scsi",
                 )
-                seats = {_drive(d)[1:]: d for d in users}
+                seats: dict[At, Device] = {_drive(d)[1:]: d for d in users}
                 open_ = [at for at in _GEOMETRY[kind](controller) if at not in seats]
                 bus.places = list(self._in_order(seats, open_, _DRIVE_NAMES[kind]))
                 yield controller, bus
@@ -263,9 +265,9 @@ class _Builder:
             index = index_of(controller)
             mine = [d for d in users if number(d.node.child("address") or d.node, "controller") == index]
             bus = Bus(f"{controller.alias}.0", "virtio-serial", "virtio-serial", hotplug=True)
-            seats = {number(d.node.child("address") or d.node, "port"): d for d in mine}
-            open_ = [port for at, port in free if at == index and port >= FIRST_CHANNEL_PORT]
-            bus.places = list(self._in_order(seats, open_, lambda port: f"port {port}"))
+            seats: dict[At, Device] = {(number(d.node.child("address") or d.node, "port"),): d for d in mine}
+            open_: list[At] = [(port,) for at, port in free if at == index and port >= FIRST_CHANNEL_PORT]
+            bus.places = list(self._in_order(seats, open_, lambda at: f"port {at[0]}"))
             yield controller, bus
 
     def _ccid(self) -> Iterator[tuple[Device, Bus]]:
@@ -299,8 +301,10 @@ class _Builder:
             return
         bus = Bus("dimm", "dimm", "memory slots", hotplug=True)
         users = [d for d in self.s.domain.lists["memory"] if d.address_type == "dimm"]
-        seats = {_dimm_slot(device): device for device in users}
-        bus.places = list(self._in_order(seats, list(slots.free()), lambda slot: f"slot {slot}"))
+        seats: dict[At, Device] = {(_dimm_slot(device),): device for device in users}
+        bus.places = list(
+            self._in_order(seats, [(slot,) for slot in slots.free()], lambda at: f"slot {at[0]}")
+        )
         yield bus
 
     def _rest(self) -> Iterator[Bus]:
@@ -336,19 +340,17 @@ def _usb_name(path: tuple[int, ...]) -> str:
     return f"port {'.'.join(map(str, path))}"
 
 
-def _drive(device: Device) -> tuple[int, int, int, int]:
+def _drive(device: Device) -> At:
+    """Controller, bus, target, unit."""
     place = drive_address(device)
     return tuple(place) if place is not None else (0, 0, 0, 0)
 
 
-Unit = tuple[int, int, int]
-
-
-def _narrow(controller: Device) -> list[Unit]:
+def _narrow(controller: Device) -> list[At]:
     return [(0, 0, unit) for unit in range(7)]
 
 
-def _scsi_units(controller: Device) -> list[Unit]:
+def _scsi_units(controller: Device) -> list[At]:
     """virtio-scsi and SAS have a target for each disk, parallel SCSI a unit."""
     model = controller.node.get("model") or ""
     if model.startswith("virtio"):
@@ -356,7 +358,7 @@ def _scsi_units(controller: Device) -> list[Unit]:
     return _narrow(controller)
 
 
-_GEOMETRY: dict[str, Callable[[Device], list[Unit]]] = {
+_GEOMETRY: dict[str, Callable[[Device], list[At]]] = {
     "fdc": lambda controller: [(0, 0, unit) for unit in range(2)],
     "ide": lambda controller: [(bus, 0, unit) for bus in range(2) for unit in range(2)],
     "sata": lambda controller: [(0, 0, unit) for unit in range(6)],
@@ -364,7 +366,7 @@ _GEOMETRY: dict[str, Callable[[Device], list[Unit]]] = {
 }
 
 
-def _scsi_name(at: Unit) -> str:
+def _scsi_name(at: At) -> str:
     """Only the numbers that tell units apart: virtio has targets, parallel SCSI units."""
     channel, target, unit = at
     head = f"channel {channel} " if channel else ""
@@ -373,7 +375,7 @@ def _scsi_name(at: Unit) -> str:
     return f"{head}target {target}" + (f" unit {unit}" if unit else "")
 
 
-_DRIVE_NAMES: dict[str, Callable[[Unit], str]] = {
+_DRIVE_NAMES: dict[str, Callable[[At], str]] = {
     "fdc": lambda at: f"drive {at[2]}",
     "ide": lambda at: f"{('primary', 'secondary')[at[0] & 1]} {('master', 'slave')[at[2] & 1]}",
     "sata": lambda at: f"port {at[2]}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
 from qemushim.devices.storage import Source
-from qemushim.document.fields import Choice, Integer, Many, One, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Integer, Long, Many, One, Switch, Text
 from qemushim.document.item import Item
 from qemushim.errors import error
 
@@ -86,7 +86,7 @@ class Os(Item):
     tables = Many("acpi/table", AcpiTable)
     boots = Many("boot", Boot)
     menu = Switch("bootmenu/@enable")
-    menu_timeout = Unsigned("bootmenu/@timeout")
+    menu_timeout = Long("bootmenu/@timeout")
     use_serial = Switch("bios/@useserial")
     reboot_timeout = Integer("bios/@rebootTimeout")
     smbios = Choice("smbios/@mode", ("none", "emulate", "host", "sysinfo"))
@@ -245,12 +245,13 @@ def boot_options(b: Build) -> Iterator[Option]:
         "menu": os.menu,
         "reboot-timeout": os.reboot_timeout,
         "splash-time": os.menu_timeout,
-        "strict": True,
+        "strict": True if b.emulator.option("boot-opts", "strict") else None,
     }
-    yield b.pairs("-boot", "", pairs, os.node, "nothing boots but what has a boot index")
+    if any(value is not None for value in pairs.values()):
+        yield b.pairs("-boot", "", pairs, os.node, "nothing boots but what has a boot index")
     line = os.node.child("cmdline")
     # the kernel's own words, with every blank
-    cmdline = line.text if line is not None else None
+    cmdline = line.text if line is not None and line.text.strip() else None
     direct = (("-kernel", os.kernel), ("-initrd", os.initrd), ("-append", cmdline), ("-shim", os.shim))
     for flag, value in (*direct, ("-dtb", os.dtb)):
         if value:

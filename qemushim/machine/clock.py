@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
-from qemushim.document.fields import Choice, Many, One, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Long, Many, One, Switch, Text
 from qemushim.document.item import Item
 from qemushim.document.units import parse_integer
 from qemushim.errors import ConfigError, error
@@ -34,9 +34,9 @@ class Catchup(Item):
     """``<catchup>``: how missed ticks are caught up with."""
 
     tag = "catchup"
-    threshold = Unsigned("@threshold")
-    slew = Unsigned("@slew")
-    limit = Unsigned("@limit")
+    threshold = Long("@threshold")
+    slew = Long("@slew")
+    limit = Long("@limit")
 
 
 class Timer(Item):
@@ -48,7 +48,7 @@ class Timer(Item):
     tickpolicy = Choice("@tickpolicy", ("delay", "catchup", "merge", "discard"))
     track = Choice("@track", ("boot", "guest", "wall", "realtime"))
     #: Hz, of the time stamp counter
-    frequency = Unsigned("@frequency")
+    frequency = Long("@frequency")
     mode = Choice("@mode", ("auto", "native", "emulate", "paravirt", "smpsafe"))
     catchup = One("catchup", Catchup)
 
@@ -57,11 +57,13 @@ class Clock(Item):
     """``<clock>``: where the guest's real-time clock starts, and its timers."""
 
     tag = "clock"
-    offset = Choice("@offset", ("utc", "localtime", "variable", "timezone", "absolute"))
+    offset = Choice("@offset", ("utc", "localtime", "variable", "timezone", "absolute")).says(
+        "unknown clock offset '{}'"
+    )
     adjustment = Text("@adjustment")
     basis = Choice("@basis", ("utc", "localtime"))
     timezone = Text("@timezone")
-    start = Unsigned("@start")
+    start = Long("@start")
     timers = Many("timer", Timer)
 
 
@@ -257,7 +259,8 @@ def calendar(seconds: int) -> str:
 
 def power_options(b: Build) -> Iterator[Option]:
     """``-no-shutdown``, ``-no-acpi``, S3/S4."""
-    yield _shutdown_option(b)
+    if not b.alone:
+        yield _shutdown_option(b)
     machine = b.machine
     features = b.domain.node.child("features")
     acpi = features is not None and features.child("acpi") is not None

@@ -51,7 +51,7 @@ class CpuFeature(Item):
     """``<feature>``: what the guest's CPU has beyond its model, or lacks."""
 
     tag = "feature"
-    policy = Choice("@policy", POLICIES, "require")
+    policy = Choice("@policy", POLICIES, "require").says("Invalid CPU feature policy")
     name = Text("@name")
 
 
@@ -59,12 +59,12 @@ class Cpu(Item):
     """``<cpu>``"""
 
     tag = "cpu"
-    mode = Choice("@mode", MODES, "custom")
+    mode = Choice("@mode", MODES, "custom").says("Invalid mode attribute '{}'")
     match = Choice("@match", MATCHES)
     check = Choice("@check", CHECKS)
     migratable = OnOff("@migratable")
     deprecated_features = OnOff("@deprecated_features")
-    fallback = Choice("model/@fallback", ("allow", "forbid"))
+    fallback = Choice("model/@fallback", ("allow", "forbid")).says("Invalid fallback attribute")
     vendor_id = Text("model/@vendor_id")
     model = Text("model")
     vendor = Text("vendor")

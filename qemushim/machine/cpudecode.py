@@ -6,7 +6,7 @@ The choice must be libvirt's own, so its way of counting is kept, quirk included
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qemushim.machine.cpumap import Model, X86Map
 
@@ -16,8 +16,7 @@ _BROKEN_TSX = {(6, 60): 16, (6, 63): 4, (6, 69): 16, (6, 70): 16}
 _FIRST_PENALTY = 2
 
 
-@dataclass(frozen=True, slots=True)
-class CpuData:
+class CpuData(NamedTuple):
     """What a CPU says of itself: feature bits (``X86Map``), its vendor (by the map's name) and signature."""
 
     bits: int
@@ -25,8 +24,7 @@ class CpuData:
     signature: tuple[int, int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(NamedTuple):
     """A CPU as a model and what differs from it: (feature, policy) in order."""
 
     model: str
@@ -36,8 +34,7 @@ class Described:
     fallback: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     model: Model
     required: list[str]
     disabled: list[str]

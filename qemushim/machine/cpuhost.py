@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.emulator.model import Accelerator, CpuModel, HostCpu
 from qemushim.host import CpuDefinition, Host
@@ -39,8 +38,7 @@ NEVER_PASSED = frozenset(
 _MEMORY = 64
 
 
-@dataclass(frozen=True, slots=True)
-class HostCpus:
+class HostCpus(NamedTuple):
     """One host's CPU, three ways."""
 
     #: all that QEMU can give

@@ -8,19 +8,19 @@ more” are one operation on whole numbers each.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
 from qemushim.errors import ConfigError
 
 #: the map that comes with the package, made by ``tools/record_cpumap.py``
-BUNDLED = Path(__file__).with_name("cpumap.dat")
+BUNDLED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cpumap.dat")
 
 #: features of x86 that QEMU calls otherwise than libvirt does, beside those below
 _RENAMED = {
@@ -50,8 +50,7 @@ FROM_QEMU: Mapping[str, str] = {theirs: ours for ours, theirs in TO_QEMU.items()
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """CPUs of a model: family, model and the steppings."""
 
     family: int
@@ -63,16 +62,14 @@ class Signature:
         return same and (self.steppings is None or stepping in self.steppings)
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+class Feature(NamedTuple):
     name: str
     bits: int
     #: a guest that has it can not migrate
     migratable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(NamedTuple):
     """One x86 model of the map."""
 
     name: str
@@ -127,16 +124,14 @@ class X86Map:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Ppc64Map:
+class Ppc64Map(NamedTuple):
     #: model → (value, mask) of the processor version registers
     models: Mapping[str, tuple[tuple[int, int], ...]]
     #: model → name of its vendor
     vendors: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class ArmMap:
+class ArmMap(NamedTuple):
     features: frozenset[str]
     models: tuple[str, ...]
 
@@ -193,7 +188,8 @@ class CpuMap:
 
 @cache
 def _bundled() -> CpuMap:
-    return CpuMap.load(BUNDLED.read_bytes())
+    with open(BUNDLED, "rb") as file:
+        return CpuMap.load(file.read())
 
 
 # -- unpacking ---------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qemushim.document.fields import Choice, Integer, Many, NumberSet, Text, Unsigned
+from qemushim.document.fields import Choice, Integer, Long, Many, NumberSet, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
 from qemushim.document.units import format_set, parse_set, to_bytes
@@ -55,7 +55,7 @@ class CacheShare(Item):
     id = Unsigned("@id", required=True)
     level = Unsigned("@level", required=True)
     type = Choice("@type", ("both", "code", "data"), required=True)
-    size = Unsigned("@size", required=True)
+    size = Long("@size", required=True)
     unit = Text("@unit")
 
 

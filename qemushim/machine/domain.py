@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from qemushim.board import Board
+from qemushim.board import Board, board_of
 from qemushim.devices import BY_TAG, KINDS
 from qemushim.devices.base import Device
 from qemushim.document.fields import (
@@ -183,7 +183,7 @@ class Domain(Item):
         attrib = self._type
         arch, machine = attrib.get("arch", ""), attrib.get("machine", "")
         if self._board.arch != arch or self._board.machine != machine:
-            self._board = Board(arch, machine)
+            self._board = board_of(arch, machine)
         return self._board
 
     # -- devices ------------------------------------------------------------
@@ -195,7 +195,9 @@ class Domain(Item):
     def every(self) -> Iterator[Device]:
         """Every device, kind by kind in the order in which phases walk them."""
         for tag in DEVICE_ORDER:
-            yield from tuple(self.lists[tag])
+            listed = self.lists[tag]
+            if listed:
+                yield from tuple(listed)
 
     def add(self, kind: Kind[D], attrib: dict[str, str] | None = None, *, first: bool = False) -> D:
         """A new device, at the place among its kind where libvirt would put it."""

@@ -20,11 +20,13 @@ _PASSED = (
 def build_environment(b: Build) -> dict[str, str]:
     """The variables of the process, in order; a later one of the same name replaces the value in place."""
     given, folder = b.host.environment, b.domain_dir
-    found = {"LC_ALL": "C"}
+    found = {} if b.alone else {"LC_ALL": "C"}
     for name in _PASSED:
         if name in given:
             found[name] = given[name]
-    if b.host.privileged:
+    if b.alone:
+        pass  # a shell has an environment already
+    elif b.host.privileged:
         # a system instance has no home to fall back to: everything goes below the guest's own directory
         found["HOME"] = folder
         found["XDG_DATA_HOME"] = f"{folder}/.local/share"

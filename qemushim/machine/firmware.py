@@ -210,7 +210,13 @@ def _select(d: Define, os: Os) -> None:
         loader.format = nvram.format
     if os.firmware is None and (loader is None or loader.type == "rom"):
         return
-    if os.firmware is not None and not d.update and (loader is None or loader.format is None):
+    is_chosen_rom = loader is not None and loader.type == "rom"
+    if (
+        os.firmware is not None
+        and not d.update
+        and not is_chosen_rom
+        and (loader is None or loader.format is None)
+    ):
         # guests that exist were given raw images, before there were others
         loader = os.loader or Loader(os.node.ensure("loader"))
         loader.format = "raw"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.command import SecretFile
-from qemushim.command.option import Option, to_json
+from qemushim.command.option import Option, escape_commas, to_json
 from qemushim.devices.block_secrets import managed_pr_options
 from qemushim.document.units import canonical_uuid
 from qemushim.errors import error
@@ -153,12 +153,14 @@ def check_identity(d: Define) -> None:
 def identity_options(b: Build) -> Iterator[Option]:
     """``-name``, ``-compat``, ``-S``, the master key, and what else comes first."""
     domain = b.domain
-    pairs: list[tuple[str, str | bool]] = [("guest", domain.name)]
-    process = f",process=qemu:{domain.name}" if b.host.config.set_process_name else ""
-    text = b.pairs("-name", "", pairs).text or ""
-    yield b.option(
-        "-name", f"{text}{process},debug-threads=on", domain.node.child("name"), "the name of the domain"
-    )
+    text = escape_commas(domain.name)
+    if b.emulator.option("name", "guest"):
+        text = f"guest={text}"
+    if b.host.config.set_process_name:
+        text += f",process=qemu:{domain.name}"
+    if b.emulator.option("name", "debug-threads"):
+        text += ",debug-threads=on"
+    yield b.option("-name", text, domain.node.child("name"), "the name of the domain")
     deprecation = domain.qemu_deprecation
     behavior = (
         deprecation.behavior if deprecation is not None else None
@@ -168,12 +170,18 @@ def identity_options(b: Build) -> Iterator[Option]:
         yield b.option(
             "-compat", to_json(_DEPRECATION[behavior]), source, "what becomes of deprecated commands"
         )
-    yield b.option("-S", rule="QEMU waits until libvirt has set everything up")
+    if b.paused:
+        yield b.option("-S", rule="QEMU waits until libvirt has set everything up")
+    if not b.alone and b.emulator.has_object("secret"):
+        yield _master_key(b)
+    yield from managed_pr_options(b)
+
+
+def _master_key(b: Build) -> Option:
     key = f"{b.domain_dir}/master-key.aes"
     b.command.files.append(SecretFile(key, "master key"))
     properties = {"qom-type": "secret", "id": "masterKey0", "format": "raw", "file": key}
-    yield b.object(properties, rule="the key that all other secrets are encrypted with")
-    yield from managed_pr_options(b)
+    return b.object(properties, rule="the key that all other secrets are encrypted with")
 
 
 def uuid_options(b: Build) -> Iterator[Option]:

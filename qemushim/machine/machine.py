@@ -185,13 +185,22 @@ PARTS: tuple[Part, ...] = (
 
 def machine_options(b: Build) -> Iterator[Option]:
     """``-machine``."""
-    pairs = (pair for part in PARTS for pair in part(b))
+    pairs = [pair for part in PARTS for pair in part(b)]
+    if not b.emulator.option("accel"):
+        # QEMU < 2.9 has the accelerator among the properties of the machine
+        pairs.insert(0, ("accel", _accelerator(b)))
     source = b.domain.node.find("os/type")
     yield b.pairs("-machine", b.domain.machine_type, pairs, source, "the board, and what it is made of")
 
 
+def _accelerator(b: Build) -> str:
+    return "tcg" if b.domain.virt == "qemu" else b.domain.virt
+
+
 def accel_options(b: Build) -> Iterator[Option]:
     """``-accel``."""
+    if not b.emulator.option("accel"):
+        return
     features = b.domain.features
     pairs: dict[str, Value] = {}
     if b.domain.virt == "kvm":
@@ -200,5 +209,4 @@ def accel_options(b: Build) -> Iterator[Option]:
             pairs["dirty-ring-size"] = kvm.dirty_ring_size
     elif b.domain.virt == "qemu" and features is not None and features.tb_cache:
         pairs["tb-size"] = features.tb_cache >> 10
-    name = "tcg" if b.domain.virt == "qemu" else b.domain.virt
-    yield b.pairs("-accel", name, pairs, b.domain.node, "the type of the domain")
+    yield b.pairs("-accel", _accelerator(b), pairs, b.domain.node, "the type of the domain")

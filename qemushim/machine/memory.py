@@ -18,6 +18,7 @@ from qemushim.machine.numa import cells_of, has_cells, prealloc_options
 
 if TYPE_CHECKING:
     from qemushim.context import Build, Define
+    from qemushim.devices.base import Device
     from qemushim.machine.domain import Domain
 
 #: the largest amount of memory that libvirt can hold: 2^63 - 1 bytes
@@ -200,6 +201,16 @@ def align_memory(d: Define) -> None:
     domain.memory = initial + pluggable
 
 
+def count_memory(domain: Domain, device: Device, *, leaves: bool = False) -> None:
+    """A device joined the guest, or leaves it: memory that is a device is part of all memory."""
+    if not isinstance(device, MemoryDevice) or not domain.memory:
+        return
+    change = -device.size if leaves else device.size
+    if domain.current_memory is not None:
+        domain.current_memory = max(domain.current_memory + change, 0)
+    domain.memory = max(domain.memory + change, 0)
+
+
 def initial_memory(domain: Domain) -> int:
     """What the guest has before any memory device is plugged in."""
     total: int = domain.memory or 0
@@ -217,7 +228,10 @@ def memory_options(b: Build) -> Iterator[Option]:
     most = domain.max_memory
     source = domain.node.child("memory")
     if most is None:
-        yield b.option("-m", f"size={size // 512 * 512}k", source, "the memory of the guest")
+        # QEMU < 2.1 takes a bare number of MiB
+        named = b.emulator.option("memory", "size")
+        text = f"size={size // 512 * 512}k" if named else str(size >> 10)
+        yield b.option("-m", text, source, "the memory of the guest")
     else:
         pairs = {"size": f"{size}k", "slots": domain.max_memory_slots, "maxmem": f"{most}k"}
         yield b.pairs("-m", "", pairs, source, "the memory of the guest, and how far it may grow")
@@ -230,6 +244,9 @@ def memory_options(b: Build) -> Iterator[Option]:
             yield from prealloc_options(b)
     backing = domain.memory_backing
     locked = backing is not None and backing.locked
-    yield b.pairs(
-        "-overcommit", "", {"mem-lock": locked}, source, "whether the host may swap guest memory out"
-    )
+    rule = "whether the host may swap guest memory out"
+    if b.emulator.option("overcommit", "mem-lock"):
+        yield b.pairs("-overcommit", "", {"mem-lock": locked}, source, rule)
+    elif b.emulator.option("realtime", "mlock"):
+        # the name until QEMU 3.0
+        yield b.pairs("-realtime", "", {"mlock": locked}, source, rule)

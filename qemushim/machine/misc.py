@@ -67,6 +67,11 @@ def sandbox_options(b: Build) -> Iterator[Option]:
     """``-sandbox``."""
     if not b.emulator.option("sandbox"):
         return
+    if not b.emulator.option("sandbox", "obsolete"):
+        # QEMU < 2.11 has all or nothing, and all is too much for some guests: only where the host says so
+        if b.host.config.seccomp_sandbox == 1:
+            yield b.option("-sandbox", "on", rule="seccomp_sandbox = 1 in qemu.conf")
+        return
     if b.host.config.seccomp_sandbox == 0:
         yield b.option("-sandbox", "off", rule="seccomp_sandbox = 0 in qemu.conf")
     else:
@@ -81,5 +86,5 @@ def message_options(b: Build) -> Iterator[Option]:
         yield b.option(
             "-run-with", f"async-teardown={value}", feature, "memory is given back in the background"
         )
-    if b.host.config.log_timestamp:
+    if b.host.config.log_timestamp and b.emulator.option("msg", "timestamp"):
         yield b.option("-msg", "timestamp=on", rule="messages in the log carry the time")

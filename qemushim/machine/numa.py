@@ -379,8 +379,7 @@ def prealloc_options(b: Build) -> Iterator[Option]:
     if huge and size is not None:
         yield b.option("-mem-path", hugepage_path(b, size, source), source, "memory is made of huge pages")
     elif backing.source == "file":
-        path = f"{b.host.paths.ram}/{b.short_name}"
-        yield b.option("-mem-path", path, source, "memory is a file that others can map")
+        yield b.option("-mem-path", b.ram_dir, source, "memory is a file that others can map")
 
 
 def _distances(b: Build, cells: list[Cell]) -> Iterator[Option]:

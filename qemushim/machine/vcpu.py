@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
-from qemushim.document.fields import Choice, Integer, Many, NumberSet, Switch, Unsigned
+from qemushim.document.fields import Choice, Integer, Long, Many, NumberSet, Switch, Unsigned
 from qemushim.document.item import Item, Tail
 from qemushim.document.node import Node
 from qemushim.document.units import parse_unsigned
@@ -64,9 +64,9 @@ class Iothread(WorkerPool):
     id = Unsigned("@id", required=True)
     workers = Tail()
     #: nanoseconds
-    poll_max = Unsigned("poll/@max")
-    poll_grow = Unsigned("poll/@grow")
-    poll_shrink = Unsigned("poll/@shrink")
+    poll_max = Long("poll/@max")
+    poll_grow = Long("poll/@grow")
+    poll_shrink = Long("poll/@shrink")
 
 
 class IothreadIds(Item):
@@ -376,8 +376,9 @@ def iothread_options(b: Build) -> Iterator[Option]:
         source = thread.node if thread is not None else b.domain.node.child("iothreads")
         yield b.object(properties, source, "a thread for I/O")
     node = b.domain.node.child("defaultiothread")
-    if node is not None:
-        properties = {"qom-type": "main-loop", "id": "main-loop", **_pool(WorkerPool(node))}
+    pool = _pool(WorkerPool(node)) if node is not None else {}
+    if pool:
+        properties = {"qom-type": "main-loop", "id": "main-loop", **pool}
         yield b.object(properties, node, "how many worker threads QEMU's main loop has")
 
 

@@ -1,0 +1,63 @@
+"""List the guests that “qemushim run” has started: those that run, and those whose definition is kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from qemushim.cli.common import complain, printable
+from qemushim.cli.guests import tell
+from qemushim.errors import ShimError
+
+if TYPE_CHECKING:
+    from qemushim.driver.machine import Status
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--running", action="store_true", help="only those that run")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="a table (default), or data")
+
+
+def run(options: argparse.Namespace) -> int:
+    from qemushim.cli import REFUSED
+    from qemushim.driver.machine import Machine
+
+    found: list[Status] = []
+    problems: list[ShimError] = []
+    for name in Machine.names():
+        try:
+            machine = Machine.open(name)
+            tell(machine)
+            found.append(machine.status())
+        except ShimError as refusal:
+            problems.append(refusal)
+    if options.running:
+        found = [status for status in found if status.state != "off"]
+    if options.format == "json":
+        print(json.dumps([asdict(status) for status in found], indent=2))
+    else:
+        _print_table(found)
+    for problem in problems:
+        complain(problem)
+    return REFUSED if problems else 0
+
+
+def _print_table(found: list[Status]) -> None:
+    rows = [("ID", "GUEST", "STATE", "PROCESS", "")]
+    for status in found:
+        on = status.state != "off"
+        rows.append(
+            (
+                str(status.id) if on else "-",
+                printable(status.name),
+                status.state,
+                str(status.pid) if on else "-",
+                printable(" ".join((*status.displays, *(f"{name}={path}" for name, path in status.terminals)))),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    for row in rows:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")

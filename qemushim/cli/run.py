@@ -1,0 +1,118 @@
+"""Start a guest on a QEMU of this machine, without libvirt.
+
+The guest's definition is kept below the user's state folder ($XDG_STATE_HOME/qemushim); what FILE leaves out (addresses, MACs,
+controllers …) stays as it was the last time.  The guest ends with this command: Ctrl-C shuts it down, a second one ends it at
+once.  With --detach it goes on by itself.  “list”, “show”, “attach”, “detach”, “log” and “stop” take it from there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from qemushim.cli.common import note, printable, read_document
+from qemushim.cli.guests import add_secrets, read_secrets, tell
+
+if TYPE_CHECKING:
+    from qemushim.driver.machine import Machine
+    from qemushim.guest import Guest
+
+#: seconds that a guest has to shut down
+SHUTDOWN = 60
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="a domain document, - for standard input, or the name of a guest that was run before"
+    ).complete = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # type: ignore[attr-defined]
+    parser.add_argument("--qemu", metavar="BINARY", default="", help="which QEMU (default: the document's <emulator>)")
+    parser.add_argument(
+        "--legacy", action="store_true", help="by flags, as before -device: QEMU chooses the slots, and is asked for them"
+    )
+    parser.add_argument("-d", "--detach", action="store_true", help="return when the guest runs, and let it go on")
+    parser.add_argument("--paused", action="store_true", help="stop before the guest's first instruction")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=SHUTDOWN,
+        help=f"what the guest has to shut down (default: {SHUTDOWN})",
+    )
+    add_secrets(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from qemushim.driver.machine import Machine
+
+    machine = Machine.start(
+        _document(options.file),
+        binary=options.qemu,
+        legacy=options.legacy,
+        paused=options.paused,
+        detached=options.detach,
+        secrets=read_secrets(options.secret),
+    )
+    if options.detach:
+        _report(machine)
+        return 0
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    try:
+        _report(machine)
+        return _watch(machine, options.timeout)
+    finally:
+        machine.kill()
+
+
+def _document(given: str) -> Guest:
+    """A file's guest, or the stored one of that name."""
+    if given != "-" and "/" not in given and not os.path.exists(given):
+        from qemushim.driver.machine import Machine
+        from qemushim.guest import Guest
+
+        if given in Machine.names():
+            return Guest.from_xml(Machine.open(given).definition, file=given)
+    return read_document(given)
+
+
+def _report(machine: Machine) -> None:
+    status = machine.status()
+    print(printable(f"{machine.name}: {status.state}, process {status.pid}, {status.binary}"))
+    for name, path in status.terminals:
+        print(printable(f"  {name}: {path}"))
+    for display in status.displays:
+        print(printable(f"  {display}"))
+    print(printable(f"  log: {machine.folder.log_path}"))
+    for line in machine.differences:
+        note(line)
+    tell(machine)
+    sys.stdout.flush()
+
+
+def _watch(machine: Machine, timeout: float) -> int:
+    """Wait for the guest's end; the exit code."""
+    from qemushim.cli import REFUSED
+
+    try:
+        end = machine.wait()
+    except KeyboardInterrupt:
+        print(f"{printable(machine.name)}: shutting down (once more to end it at once)", file=sys.stderr)
+        try:
+            print(printable(f"{machine.name}: {machine.stop(timeout)}"))
+        except KeyboardInterrupt:
+            machine.kill()
+            print(printable(f"{machine.name}: killed"))
+        return 130
+    print(printable(f"{machine.name}: {end}"))
+    if end is None or not end.crashed:
+        return 0
+    for line in end.words:
+        print(printable(line), file=sys.stderr)
+    return REFUSED
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,31 @@
+"""Shut a guest down that “qemushim run” has started.
+
+Its power button is pressed; when it does not follow in time, QEMU is told to quit, and at last killed."""
+
+from __future__ import annotations
+
+import argparse
+
+from qemushim.cli.common import printable
+from qemushim.cli.guests import add_guest, opened, tell
+from qemushim.cli.run import SHUTDOWN
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_guest(parser)
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=SHUTDOWN,
+        help=f"what the guest has to shut down (default: {SHUTDOWN})",
+    )
+    parser.add_argument("--force", action="store_true", help="end QEMU without asking the guest")
+
+
+def run(options: argparse.Namespace) -> int:
+    machine = opened(options.guest)
+    how = machine.stop(options.timeout, force=options.force)
+    tell(machine)
+    print(printable(f"{machine.name}: {how}"))
+    return 0
