@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ from qemushim.command.option import (
 )
 from qemushim.document.node import Node
 from qemushim.emulator.model import Emulator, Machine
+from qemushim.errors import error
 from qemushim.host import NEXT, Host
 
 if TYPE_CHECKING:
@@ -138,7 +139,9 @@ class Build(Context):
             given = _override(given, changes)
         if self._json_device:
             return Option("-device", to_json(given), source, rule, plain)
-        text = key_values({key: value for key, value in given.items() if key != "driver"}, str(given["driver"]))
+        text = key_values(
+            {key: value for key, value in given.items() if key != "driver"}, str(given["driver"])
+        )
         return Option("-device", text, source, rule, plain)
 
     def netdev(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
@@ -161,9 +164,7 @@ class Build(Context):
         given = compact(properties)
         if self.emulator.version >= (6, 0, 0):
             return Option("-object", to_json(given), source, rule, given)
-        text = key_values(
-            {key: value for key, value in given.items() if key != "qom-type"}, str(given["qom-type"])
-        )
+        text = key_values(_flat(given), str(given["qom-type"]))
         return Option("-object", text, source, rule, given)
 
     def blockdev(self, properties: Properties, source: Node | None = None, rule: str = "") -> Option:
@@ -200,6 +201,8 @@ class Build(Context):
             text = base64.b64encode(plain).decode()
             clear = {"qom-type": "secret", "id": alias, "data": text, "format": "base64"}
             return self.object(clear, source, "a secret, in the clear")
+        if not self.emulator.has_object("secret"):
+            raise error.unsupported("this QEMU has no objects for secrets", source, "QEMU 2.6 or newer")
         iv = self.host.random_iv
         properties = {
             "qom-type": "secret",
@@ -239,6 +242,17 @@ class Build(Context):
             self.notes[purpose] = make()
         found: T = self.notes[purpose]
         return found
+
+
+def _flat(properties: Properties) -> Iterator[tuple[str, Value]]:
+    """The properties of an object as QEMU < 6.0 takes them: no tables, and a list is a key that is repeated."""
+    for key, value in properties.items():
+        if isinstance(value, list):
+            yield from ((key, entry) for entry in value)
+        elif isinstance(value, Mapping):
+            yield from ((f"x-{inner}", deeper) for inner, deeper in value.items())
+        elif key != "qom-type":
+            yield key, value
 
 
 def _override(properties: dict[str, Value], changes: Iterable[Node]) -> dict[str, Value]:

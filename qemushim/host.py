@@ -220,7 +220,9 @@ def no_encryption(secret: bytes, iv: bytes) -> str:
 def no_secret(kind: str, reference: str) -> bytes:
     """A host that keeps no secrets.  Raises ``ConfigError``."""
     how = "uuid" if len(reference) == 36 and reference.count("-") == 4 else "usage"
-    raise error.plain(f"Secret not found: no secret with matching {how} '{reference}'", hint="try --host nominal")
+    raise error.plain(
+        f"Secret not found: no secret with matching {how} '{reference}'", hint="try --host nominal"
+    )
 
 
 def no_volume(pool: str, name: str) -> Mapping[str, Any] | None:

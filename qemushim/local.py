@@ -21,7 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from qemushim.document.units import parse_set
-from qemushim.host import Descriptors, Host, Hugepages, NumaNode, Paths, PciDevice, QemuConf, no_secret, no_volume
+from qemushim.host import (
+    Descriptors,
+    Host,
+    Hugepages,
+    NumaNode,
+    Paths,
+    PciDevice,
+    QemuConf,
+    no_secret,
+    no_volume,
+)
 
 #: what ``uname -m`` says → libvirt's name, where they differ
 _ARCH = {"i386": "i686", "i586": "i686", "armv8l": "armv7l", "arm64": "aarch64"}

@@ -25,7 +25,9 @@ from qemushim.machine.domain import Domain
 #: networks that QEMU can join without help
 _OWN_NETWORKS = frozenset({"user", "server", "client", "mcast", "udp", "hostdev"})
 #: what is left of an interface whose network is replaced: all that the guest sees
-_CARD = frozenset({"mac", "model", "mtu", "boot", "alias", "rom", "acpi", "address", "driver", "link", "teaming"})
+_CARD = frozenset(
+    {"mac", "model", "mtu", "boot", "alias", "rom", "acpi", "address", "driver", "link", "teaming"}
+)
 #: displays that a hand can use as they are
 _SCREENS = frozenset({"vnc", "sdl", "egl-headless"})
 #: sound that goes where those displays went
@@ -51,7 +53,13 @@ class Standalone:
 
 
 def standalone(
-    guest: Guest, emulator: Emulator, host: Host, folder: str = "", *, incoming: str = "", paused: bool = False
+    guest: Guest,
+    emulator: Emulator,
+    host: Host,
+    folder: str = "",
+    *,
+    incoming: str = "",
+    paused: bool = False,
 ) -> Standalone:
     """The command line of a guest that is run by hand.
 
@@ -59,7 +67,9 @@ def standalone(
     Raises what ``Guest.define`` raises, and ``ConfigError`` for a QEMU that speaks no QMP.
     """
     if emulator.classic:
-        raise error.unsupported("a guest is run by hand only with a QEMU that speaks QMP", hint="--qemu latest")
+        raise error.unsupported(
+            "a guest is run by hand only with a QEMU that speaks QMP", hint="--qemu latest"
+        )
     folder = folder or f"./{guest.name.replace('/', '_')}.run"
     own = own_host(host, folder)
     twin = guest.define(emulator, own)

@@ -82,8 +82,10 @@ def never_exercised() -> list[str]:
         seen.update(exercised(parse(path.read_bytes()), Domain.schema))
     for path in GOLDEN.glob("*.attach/*.xml"):
         root = parse(path.read_bytes())
-        seen.update(exercised(Node("devices", children=[root]), Domain.schema.children["devices"].schema(root)))
+        seen.update(
+            exercised(Node("devices", children=[root]), Domain.schema.children["devices"].schema(root))
+        )
     fields: dict[int, str] = {}
-    for identity, path in declared(Domain.schema, "", set()):
-        fields.setdefault(identity, path)
-    return sorted({path for identity, path in fields.items() if identity not in seen})
+    for identity, place in declared(Domain.schema, "", set()):
+        fields.setdefault(identity, place)
+    return sorted({place for identity, place in fields.items() if identity not in seen})

@@ -30,7 +30,12 @@ from qemushim.host import Host, NumaNode, QemuConf
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 KEYS = {"title", "qemu", "existing", "incoming", "attach", "detach", "host", "show"}
 
-_GPU = {"type": "gpu", "binary": "/usr/libexec/vhost-user-gpu", "tags": [], "features": ["render-node", "virgl"]}
+_GPU = {
+    "type": "gpu",
+    "binary": "/usr/libexec/vhost-user-gpu",
+    "tags": [],
+    "features": ["render-node", "virgl"],
+}
 _POOL = {"type": "block", "path": "/dev/sdq", "pool_type": "iscsi", "device": "iqn.2019-05.org.example:store",
          "hosts": [{"name": "store2.example.org", "port": "3260"}]}  # fmt: skip
 #: what a case may say of its host → what that changes
@@ -40,7 +45,10 @@ HOSTS: dict[str, dict[str, Any]] = {
     "nbdkit": {"nbdkit": frozenset({"curl", "ssh"}), "config": QemuConf(storage_use_nbdkit=True)},
     "pools": {"find_volume": lambda pool, name: _POOL},
     "spice-tls": {"config": QemuConf(spice_tls=True)},
-    "two-nodes": {"numa": (NumaNode(0, frozenset({0, 1})), NumaNode(1, frozenset({2, 3}))), "auto_nodeset": (0,)},
+    "two-nodes": {
+        "numa": (NumaNode(0, frozenset({0, 1})), NumaNode(1, frozenset({2, 3}))),
+        "auto_nodeset": (0,),
+    },
     "vhost-user-gpu": {"vhost_user": (("50-gpu.json", _GPU),)},
 }
 

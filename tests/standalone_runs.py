@@ -70,7 +70,9 @@ def run(guest: Guest, emulator: Emulator, folder: Path) -> str:
             ["bash", "-c", script], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         try:
-            return _ask(process, folder / "run" / "monitor.sock") or (folder / "log").read_text(errors="replace")
+            return _ask(process, folder / "run" / "monitor.sock") or (folder / "log").read_text(
+                errors="replace"
+            )
         finally:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE / 4)

@@ -24,7 +24,9 @@ pytestmark = [pytest.mark.libvirt, pytest.mark.qemu]
 LIVE, CONFIG = 1, 2
 BOTH = LIVE | CONFIG
 NAME = f"qemushim-test-{os.getpid()}"
-VIRT = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "qemu"
+KVM = Path("/dev/kvm")
+#: KVM, where everybody may use it: the session is another user's
+VIRT = "kvm" if KVM.exists() and KVM.stat().st_mode & 0o006 == 0o006 else "qemu"
 #: devices for guests that are defined only
 DEVICES = (
     "<disk type='file' device='disk'><source file='/srv/a.img'/><target dev='vda' bus='virtio'/></disk>",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qemushim.devices.base import Device
 from qemushim.document.writer import write
@@ -277,6 +279,11 @@ def test_what_can_not_join(device: str, message: str) -> None:
     assert live.to_xml() == before
 
 
+def test_an_old_qemu_is_told_nothing() -> None:
+    with pytest.raises(ConfigError, match="too old"):
+        plan_attach(started(), DEVICES["disk"], Emulator.recorded("0.12.1"), HOST)
+
+
 def test_no_slot_is_left() -> None:
     live = started("<interface type='user'><model type='virtio'/></interface>", machine="q35")
     device = "<interface type='user'><model type='virtio'/></interface>"
@@ -460,6 +467,36 @@ def test_a_port_may_forbid_it() -> None:
     live = started(root + port + card, machine="q35")
     with pytest.raises(ConfigError, match="not allowed by controller"):
         plan_detach(live, "<interface type='user'><model type='virtio'/></interface>", LATEST, HOST)
+
+
+KINDS = st.sampled_from(["cdrom", "disk", "file", "interface", "mouse", "redirdev", "rng", "tablet", "tap"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(KINDS, st.integers(0, 9)), max_size=12))
+def test_whoever_comes_and_goes_the_others_stay(steps: list[tuple[str, int]]) -> None:
+    live, qemu = started(host=PASSING), FakeQemu()
+    before = live.to_xml()
+    present: list[tuple[str, str]] = []
+
+    def places(guest: LiveGuest) -> dict[str, str]:
+        return {device.alias: xml_of(device) for device in guest.domain.every() if device.alias}
+
+    for kind, number in steps:
+        known = places(live)
+        if number < 4 and present:
+            _, gone = present.pop(number % len(present))
+            live = plan_detach(live, gone, LATEST, PASSING).carry_out(qemu.send)
+            assert places(live).items() <= known.items()
+        elif kind not in [name for name, _ in present]:
+            plan = plan_attach(live, DEVICES[kind], LATEST, PASSING)
+            device = newcomer(plan, live)
+            live = plan.carry_out(qemu.send)
+            present.append((kind, xml_of(device)))
+            assert known.items() <= places(live).items()
+    for _, gone in present:
+        live = plan_detach(live, gone, LATEST, PASSING).carry_out(qemu.send)
+    assert (live.to_xml(), qemu.things, qemu.fd_sets) == (before, {}, {})
 
 
 # -- changing ------------------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ def alone(text: str, version: str = "10.0", **how: object) -> Standalone:
 
 def inside(devices: str, top: str = "") -> str:
     return (
-        "<domain type='kvm'><name>a b</name><memory unit='GiB'>1</memory><os><type arch='x86_64' machine='q35'>hvm</type>"
-        f"</os>{top}<devices>{devices}</devices></domain>"
+        "<domain type='kvm'><name>a b</name><memory unit='GiB'>1</memory>"
+        f"<os><type arch='x86_64' machine='q35'>hvm</type></os>{top}<devices>{devices}</devices></domain>"
     )
 
 
@@ -54,7 +54,9 @@ def test_nothing_is_passed_and_nothing_waits() -> None:
 
 def test_the_hardware_is_the_same() -> None:
     def hardware(argv: list[str]) -> list[str]:
-        return [value for flag, value in pairwise(argv) if flag in ("-device", "-machine", "-m", "-smp", "-uuid")]
+        return [
+            value for flag, value in pairwise(argv) if flag in ("-device", "-machine", "-m", "-smp", "-uuid")
+        ]
 
     under_libvirt = Guest.from_xml(EXAMPLE).command(recorded("10.0"), Host.nominal())
     assert hardware(alone(EXAMPLE).command.argv) == hardware(under_libvirt.argv)
@@ -93,14 +95,18 @@ def test_secrets_are_in_the_clear() -> None:
 
 def test_firmware_variables_are_made_first() -> None:
     made = alone((GOLDEN / "firmware-chosen.xml").read_text())
-    assert made.prepare[1].startswith("{ test -e ./firmware-chosen.run/firmware-chosen_VARS.fd || cp /usr/share/OVMF/")
+    assert made.prepare[1].startswith(
+        "{ test -e ./firmware-chosen.run/firmware-chosen_VARS.fd || cp /usr/share/OVMF/"
+    )
 
 
 def test_helpers_are_named() -> None:
     notes = alone((GOLDEN / "tpm-emulator.xml").read_text()).notes
     assert any(note.startswith("start first: swtpm socket --tpm2") for note in notes)
     notes = alone((GOLDEN / "filesystems.xml").read_text()).notes
-    assert "start first: virtiofsd --socket-path=./filesystems.run/fs0-fs.sock --shared-dir /srv/share" in notes
+    assert (
+        "start first: virtiofsd --socket-path=./filesystems.run/fs0-fs.sock --shared-dir /srv/share" in notes
+    )
 
 
 def test_devices_that_need_a_descriptor_open_their_own() -> None:

@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="with --standalone: where its sockets are (default: NAME.run in the working directory)",
     )
-    parser.add_argument("--paused", action="store_true", help="with --standalone: wait for “cont” in the monitor")
+    parser.add_argument(
+        "--paused", action="store_true", help="with --standalone: wait for “cont” in the monitor"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

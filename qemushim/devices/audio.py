@@ -19,7 +19,6 @@ from qemushim.errors import error
 
 if TYPE_CHECKING:
     from qemushim.context import Build, Define
-    from qemushim.machine.domain import Domain
 
 # -- back ends -----------------------------------------------------------------------------------------------
 
@@ -195,6 +194,8 @@ class Audio(Device):
         return KINDS.get(self.type or "", Backend)(self.node)
 
     def options(self, b: Build) -> Iterator[Option]:
+        if not names_backends(b):
+            return
         own = self.own
         kind = self.type or ""
         properties: dict[str, Value] = {"id": f"audio{self.id}", "driver": _DRIVERS.get(kind, kind)}
@@ -213,6 +214,10 @@ class Audio(Device):
     def environment(self, b: Build) -> dict[str, str]:
         """Variables that QEMU's process gets on its account."""
         own = self.own
+        if not names_backends(b):
+            kind = self.type or "none"
+            found = {"QEMU_AUDIO_DRV": _DRIVERS.get(kind, kind)}
+            return found | ({"SDL_AUDIODRIVER": own.driver} if isinstance(own, Sdl) and own.driver else {})
         if isinstance(own, Sdl):
             return {"SDL_AUDIODRIVER": own.driver} if own.driver else {}
         if isinstance(own, PipeWire):
@@ -240,15 +245,19 @@ def _stream_properties(stream: Stream) -> dict[str, Value]:
     return dict([*common, *own])
 
 
-def audio_backend(domain: Domain, number: int | None, source: Node) -> str | None:
-    """QEMU's id of a back end, or of the first where none is named; ``None`` where the guest has none.
+def names_backends(b: Build) -> bool:
+    """Whether devices name their back end (QEMU 4.2); before that a variable of the process says it for all."""
+    return b.emulator.version >= (4, 2, 0)
+
+
+def audio_backend(b: Build, number: int | None, source: Node) -> str | None:
+    """QEMU's id of a back end, or of the first where none is named; ``None`` where there is none to name.
 
     Raises ``ConfigError`` where the one that is named does not exist.
     """
-    backends = domain.all(Audio)
-    for backend in backends:
+    for backend in b.domain.all(Audio):
         if not number or backend.id == number:
-            return f"audio{backend.id}"
+            return f"audio{backend.id}" if names_backends(b) else None
     if number:
         raise error.internal(
             f"unable to find audio backend with id {number}", source, f"add <audio id='{number}' type='…'/>"
@@ -380,7 +389,7 @@ class Sound(Device):
         if model == "pcspk":
             return
         virtio = model == "virtio"
-        backend = audio_backend(b.domain, self.audio, self.node)
+        backend = audio_backend(b, self.audio, self.node)
         properties: dict[str, Value] = {
             "driver": virtio_driver("virtio-sound", self, b) if virtio else _CARDS[model],
             **(virtio_properties(self) if virtio else {}),

@@ -144,7 +144,12 @@ def virtio_properties(device: Item) -> dict[str, Value]:
     if node is None:
         return {}
     given = node.attrib
-    names = (("iommu_platform", "iommu"), ("ats", "ats"), ("packed", "packed"), ("page-per-vq", "page_per_vq"))
+    names = (
+        ("iommu_platform", "iommu"),
+        ("ats", "ats"),
+        ("packed", "packed"),
+        ("page-per-vq", "page_per_vq"),
+    )
     return {name: given[attribute] == "on" for name, attribute in names if attribute in given}
 
 

@@ -100,6 +100,8 @@ class Image:
     #: file descriptors that are passed for it, and whether the one of a single one is writable
     descriptors: tuple[int, ...] = ()
     writable_descriptor: bool = False
+    #: QEMU opens it in the other mode when that is needed (QEMU 3.1)
+    reopens: bool = True
     fd_set: int = -1
     #: the image below, where the document names it
     backing: Image | None = None
@@ -318,6 +320,7 @@ def prepare_image(image: Image, b: Build) -> None:
     if image.drive == "cdrom" and image.kind == "block" and image.format == "raw":
         image.host_cdrom = image.source.get("dev") in b.host.cdrom_drives
     image.layered = needs_format_node(image, b)
+    image.reopens = b.emulator.option("drive", "auto-read-only")
 
 
 def _pass_descriptors(image: Image, group: str, b: Build) -> None:

@@ -20,12 +20,15 @@ from qemushim.devices.block_protocols import storage_properties
 from qemushim.devices.block_secrets import encryption_secrets, secret_options
 from qemushim.document.node import Node
 from qemushim.document.units import parse_integer
+from qemushim.errors import error
 
 if TYPE_CHECKING:
     from qemushim.context import Build
 
 Properties = dict[str, Any]
 
+#: the first QEMU that has ``-blockdev``
+BLOCKDEV = (2, 9, 0)
 #: image format → QEMU's driver of it, where the names differ
 DRIVERS = {"fat": "raw", "ploop": "parallels", "vhd": "vhdx"}
 
@@ -41,8 +44,35 @@ def image_options(image: Image, b: Build) -> Iterator[Option]:
         given = b.host.descriptors.vdpa_disk.get(device)
         passed = b.pass_fd(given, "vhost-vdpa", device, image.storage_node)
         yield b.add_fd(image.fd_set, passed, f"{image.storage_node}-vdpa", image.source)
+    if b.emulator.version < BLOCKDEV:
+        yield _drive(image, b)
+        return
     for properties, rule in image_nodes(image, b):
         yield b.blockdev(properties, image.source, rule)
+
+
+def _drive(image: Image, b: Build) -> Option:
+    """The whole image as one drive, for a QEMU that has no ``-blockdev``: an image on the host, as it is."""
+    if image.kind not in ("file", "block") or image.slice is not None or image.encryption is not None:
+        raise error.unsupported(
+            f"this QEMU takes no images of this kind (type='{image.kind}')", image.source, "QEMU 2.9 or newer"
+        )
+    settings = image.settings
+    pairs: Properties = {
+        "file": image.source.get("file" if image.kind == "file" else "dev"),
+        "format": DRIVERS.get(image.format, image.format),
+        "if": "none",
+        "id": image.top_node,
+        "readonly": image.readonly or None,
+        "cache": settings.cache or None,
+        "discard": settings.discard or None,
+        "detect-zeroes": image.detect_zeroes or None,
+        "aio": settings.io or None,
+    }
+    known = b.emulator.options.get("drive", frozenset())
+    newer = ("discard", "detect-zeroes")
+    kept = {name: value for name, value in pairs.items() if name not in newer or name in known}
+    return b.pairs("-drive", "", compact(kept), image.source, "an image, as one drive")
 
 
 def image_nodes(image: Image, b: Build) -> Iterator[tuple[Properties, str]]:
@@ -86,7 +116,10 @@ def common_properties(image: Image, name: str, top: bool) -> Properties:
         properties["read-only"] = image.readonly and not image.writable_descriptor
         properties["discard"] = "unmap"
     else:
-        properties["auto-read-only"] = True
+        if image.reopens:
+            properties["auto-read-only"] = True
+        else:
+            properties["read-only"] = image.readonly
         properties["discard"] = "unmap"
     if image.settings.cache:
         properties["cache"] = image.settings.cache_properties
@@ -131,4 +164,5 @@ def pflash_image(name: str, kind: str, image_format: str, source: Node, *, reado
     image.name = name
     image.terminated = image_format != "raw"
     image.layered = name.endswith("pflash0") or needs_format_node(image, b)
+    image.reopens = b.emulator.option("drive", "auto-read-only")
     return image

@@ -137,7 +137,9 @@ def check_controller(c: Controller, d: Define) -> None:
 
 def _check_xenbus(c: Controller, d: Define) -> None:
     if d.board.has_pci:
-        raise error.internal("Cannot automatically add a new PCI bus for a device with connect flags 00", c.node)
+        raise error.internal(
+            "Cannot automatically add a new PCI bus for a device with connect flags 00", c.node
+        )
 
 
 def _check_ide(c: Controller, d: Define) -> None:
@@ -195,7 +197,9 @@ def _check_scsi(c: Controller, d: Define) -> None:
     mapping = any(d.emulator.device_property(card, "iothread-vq-mapping") for card in _VIRTIO_SCSI_CARDS)
     if driver.iothreads and not mapping:
         raise error.unsupported(
-            "IOThread to virtqueue mapping is not supported by this QEMU binary", c.node, "QEMU 10.0 and newer do"
+            "IOThread to virtqueue mapping is not supported by this QEMU binary",
+            c.node,
+            "QEMU 10.0 and newer do",
         )
 
 

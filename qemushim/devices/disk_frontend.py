@@ -75,13 +75,18 @@ def _filters(disk: Disk, nodes: DiskNodes, below: str, b: Build) -> Iterator[tup
 # -- the device -------------------------------------------------------------------------------------
 
 
+#: the first QEMU whose disks have the property
+_DEVICE_ID, _WRITE_CACHE = (4, 0, 0), (2, 7, 0)
+
+
 def frontend_properties(disk: Disk, drive: str | None, b: Build) -> Properties:
     """The properties of the disk's ``-device``, in libvirt's order; ``drive`` is the node that it shows."""
     bus, kind = disk.bus, disk.device
     properties: Properties = _HEADS[bus](disk, b)
     properties.update(address_properties(disk, b))
     serial = _raw_text(disk, "serial")
-    if bus == "scsi" and kind != "lun":
+    version = b.emulator.version
+    if bus == "scsi" and kind != "lun" and version >= _DEVICE_ID:
         properties["device_id"] = serial or f"drive-{disk.alias}"
     if disk.shareable:
         properties["share-rw"] = True
@@ -104,7 +109,7 @@ def frontend_properties(disk: Disk, drive: str | None, b: Build) -> Properties:
         properties["model" if bus in ("ide", "sata") else "product"] = disk.product
     properties["removable"] = _removable(disk, bus)
     cache = disk_settings(disk).cache
-    if cache and kind != "lun":
+    if cache and kind != "lun" and version >= _WRITE_CACHE:
         properties["write-cache"] = "on" if CACHE_MODES[cache][2] else "off"
     if "geometry" in present:
         properties["cyls"] = disk.cylinders or None

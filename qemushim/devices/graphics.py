@@ -110,7 +110,7 @@ class Vnc(GraphicsKind):
             pairs["tls-creds"] = "vnc-tls-creds0"
         pairs["sasl"] = True if config.vnc_sasl else None
         pairs["power-control"] = self.power_control
-        pairs["audiodev"] = audio_backend(b.domain, self.audio, self.node)
+        pairs["audiodev"] = audio_backend(b, self.audio, self.node)
         yield b.pairs("-vnc", self._head(place, b), pairs, self.node, "the guest is seen over VNC")
         yield from keymap_options(self.node, b)
 
@@ -226,7 +226,7 @@ class Dbus(GraphicsKind):
         pairs["gl"] = self.gl
         pairs["rendernode"] = gl_rendernode(self.node, b) if self.gl else None
         if self.audio:
-            pairs["audiodev"] = audio_backend(b.domain, self.audio, self.node)
+            pairs["audiodev"] = audio_backend(b, self.audio, self.node)
         yield b.pairs("-display", "dbus", pairs, self.node, "the guest is seen over D-Bus")
 
 

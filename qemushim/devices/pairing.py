@@ -160,7 +160,7 @@ def _matched(new: Iterable[Device], old: Iterable[Device], sign: Key) -> Iterabl
 def find_devices(wanted: Device, devices: Sequence[Device]) -> list[Device]:
     """The devices that a description of one can mean: by its surest sign, at last by all that it says.
 
-    An id that none of them has means none of them; none is meant by kind and order alone.
+    None by kind and order alone; one with an id of its own is not looked for by what it says.
     """
     for sign in _SIGNS[:-1]:
         key = sign(wanted)
@@ -182,10 +182,7 @@ def _says(known: Node, said: Node) -> bool:
     """Whether an element says all that another one says."""
     if said.attrib.items() - known.attrib.items() or (said.text.strip() and said.text != known.text):
         return False
-    for child in said.children:
-        if not any(_says(twin, child) for twin in known.all(child.tag)):
-            return False
-    return True
+    return all(any(_says(twin, child) for twin in known.all(child.tag)) for child in said.children)
 
 
 __all__ = ["find_devices", "pair_devices", "place_of"]

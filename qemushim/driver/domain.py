@@ -20,7 +20,8 @@ from qemushim.guest import Guest
 if TYPE_CHECKING:
     from qemushim.driver.connection import Connection
 
-LIVE, CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+LIVE: int = libvirt.VIR_DOMAIN_AFFECT_LIVE
+CONFIG: int = libvirt.VIR_DOMAIN_AFFECT_CONFIG
 
 
 class WrappedDomain:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from qemushim.document.parse import parse
 from qemushim.driver.changing import Changes
 from qemushim.driver.live import terminals
 from qemushim.driver.monitor import TextMonitor, open_monitor
@@ -27,7 +28,6 @@ from qemushim.driver.process import GRACE, Keeper, Process, describe_end, host_s
 from qemushim.driver.qmpmonitor import QmpMonitor
 from qemushim.driver.starting import PATIENCE, Request, Started, start
 from qemushim.driver.state import Folder, Running, default_home, guest_names
-from qemushim.document.parse import parse
 from qemushim.errors import DriverError, MonitorError
 from qemushim.guest import Guest
 from qemushim.host import Host

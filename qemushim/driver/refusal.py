@@ -49,7 +49,7 @@ def _both(kind: Hashable) -> Any:
 
 def as_libvirt(problem: ShimError) -> Exception:
     """The same error, to be caught either way.  ``get_error_code()`` tells the number that libvirt would give."""
-    if isinstance(problem, libvirt.libvirtError):
+    if issubclass(type(problem), libvirt.libvirtError):
         return problem
     kind = _both(cast(Hashable, type(problem)))
     twin: Any = kind.__new__(kind)

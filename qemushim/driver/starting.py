@@ -20,7 +20,15 @@ from qemushim.driver.finish import finish
 from qemushim.driver.legacy import flag_emulator, todays_flags
 from qemushim.driver.live import complete_live, write_classic_terminals, write_terminals
 from qemushim.driver.monitor import HUMAN, QMP, TextMonitor, open_monitor
-from qemushim.driver.ownhost import KEY_BYTES, copy_nvram, make_folders, own_host, require_sockets, with_free_ports, write_key
+from qemushim.driver.ownhost import (
+    KEY_BYTES,
+    copy_nvram,
+    make_folders,
+    own_host,
+    require_sockets,
+    with_free_ports,
+    write_key,
+)
 from qemushim.driver.process import GRACE, Keeper, describe_end, host_start, start_kept
 from qemushim.driver.qmpmonitor import QmpMonitor
 from qemushim.driver.readback import read_back

@@ -19,6 +19,7 @@ from qemushim.devices.disk import Disk
 from qemushim.devices.shmem import Shmem
 from qemushim.devices.storage import BACKING_FORMATS
 from qemushim.document.node import Node
+from qemushim.errors import error
 from qemushim.guest import DEFINE, Guest, located
 from qemushim.machine.namespace import changed_emulator
 
@@ -108,7 +109,15 @@ class LiveGuest(Guest):
         return replace(host, domain_id=int(number)) if number.isdecimal() else host
 
     def own_emulator(self, emulator: Emulator) -> Emulator:
-        """The emulator with the abilities that the document assumes or denies."""
+        """The emulator with the abilities that the document assumes or denies.
+
+        Raises ``ConfigError`` where it is one that is known by its help text: nothing can be said to that here.
+        """
+        if emulator.classic:
+            raise error.not_supported(
+                "this QEMU is too old for devices to be planned for it while it runs",
+                hint="change the definition, and start the guest anew",
+            )
         return changed_emulator(self.domain, emulator)
 
 

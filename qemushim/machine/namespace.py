@@ -100,7 +100,7 @@ def complete_namespace(d: Define) -> None:
     root = d.domain.node
     used = False
     for child in [c for c in root.children if c.tag.startswith(QEMU_PREFIX)]:
-        if child.children or (child.tag == Deprecation.tag and child.attrib):
+        if child.children or (child.tag == Deprecation.tag and child.get("behavior")):
             used = True
         else:
             root.remove(child)
