@@ -354,7 +354,7 @@ def test_redirection_rules_are_written_as_usb_has_them() -> None:
         ),
         (
             "<serial type='string'/>",
-            "XML error: Invalid value for attribute 'type' in element 'serial': 'string'.",
+            "unsupported configuration: unknown type presented to host for character device: string",
         ),
         (
             "<channel type='pty'/>",

@@ -46,8 +46,8 @@ examples:
   virsh dumpxml web | qemushim argv -          from a pipe
   qemushim define web.xml > defined.xml        give every device an address, for ever
 
-No guest is started but by “run”, and no QEMU is asked but one that you name by its path (“probe” and “capabilities” ask all that are
-installed where you name none): neither QEMU nor libvirt need be there.
+No guest is started but by “run”, and no QEMU is asked but one that you name by its path (“probe” and “capabilities”
+ask all that are installed where you name none): neither QEMU nor libvirt need be there.
 “qemushim SUBCOMMAND --help” says more of each."""
 
 #: exit codes: refused (the document, the emulator), wrong usage

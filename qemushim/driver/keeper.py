@@ -34,7 +34,11 @@ _POLL = 50
 
 def main(control: socket.socket) -> int:
     with control.makefile("rb") as lines:
-        order: dict[str, Any] = json.loads(lines.readline())
+        line = lines.readline()
+    if not line.endswith(b"\n"):
+        # who started this was gone before it had said what for
+        return 1
+    order: dict[str, Any] = json.loads(line)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
     woken, wakes = os.pipe()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ class Machine:
 
         Raises ``ConfigError``, ``AddressError``, ``EmulatorError``, ``DriverError``, ``MonitorError``; then it does not run.
         """
+        if sys.platform != "linux":
+            raise DriverError("guests are started on Linux only", hint="qemushim argv prints the command line anywhere")
         document = guest if isinstance(guest, Guest) else Guest.from_xml(guest)
         if not document.name:
             raise DriverError("a guest needs a name", hint="<name>…</name>")
@@ -162,7 +165,7 @@ class Machine:
             started.keeper.close()
             started.keeper.qemu.wait(2 * GRACE)
             self._keeper = None
-            self.folder.forget_run()
+            self.folder.forget_run(started.running.made)
             raise
 
     @classmethod
@@ -277,8 +280,8 @@ class Machine:
     def stop(self, patience: float = SHUTDOWN, *, force: bool = False) -> str:
         """Shut the guest down; what it took: ``shut down`` by itself, ``quit``, or ``killed``.
 
-        It has ``patience`` seconds to follow its power button (none with ``force``); then QEMU is told to quit, and when it
-        does not, killed.  Raises ``DriverError`` where the guest is off.
+        It has ``patience`` seconds to follow its power button (none with ``force``, or while it is paused); then QEMU is
+        told to quit, and when it does not, killed.  Raises ``DriverError`` where the guest is off.
         """
         running = self.running
         if running is None:
@@ -287,7 +290,8 @@ class Machine:
             raise self._is_off()
         process = _process(running)
         how = "killed"
-        if not force and self._tell(lambda monitor: monitor.powerdown()) and self._goes_down(process, patience):
+        listens = not force and self.status().state == "running"
+        if listens and self._tell(lambda monitor: monitor.powerdown()) and self._goes_down(process, patience):
             how = "shut down"
         elif self._tell(lambda monitor: monitor.quit()) and process.wait(QUIT):
             how = "quit"
@@ -406,10 +410,13 @@ class Machine:
             process.wait(QUIT)
         self._note_end(running)
         self.folder.abandon()
-        self.folder.forget_run()
+        self.folder.forget_run(running.made)
         return None
 
     def _note_end(self, running: Running) -> None:
+        if not running.pid:
+            self.notes.append(f"the start of guest '{self.name}' was interrupted")
+            return
         _keeper_of(running).wait(GRACE)
         found = self.folder.end()
         end = End(found.get("status"), found.get("reason", ""))
@@ -432,7 +439,7 @@ class Machine:
             now = self.folder.running()
             if now is not None and (now.pid, now.started) == (running.pid, running.started):
                 self.folder.abandon()
-                self.folder.forget_run()
+                self.folder.forget_run(running.made)
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qemushim.command.option import Option
 from qemushim.driver.state import Folder, storing
 from qemushim.errors import DriverError, error
 from qemushim.host import NEXT, ClassicHost, Descriptors, Host, Paths, QemuConf
@@ -132,6 +133,20 @@ def make_folders(text: str, folder: Path) -> None:
         with storing(folder):
             os.makedirs(os.path.dirname(text[start:end]), mode=0o700, exist_ok=True)
         start = end
+
+
+def make_huge(option: Option, host: Host) -> list[str]:
+    """The guest's folder in a mount of huge pages, where memory is to come from there.  Raises ``DriverError``."""
+    path = str((option.properties or {}).get("mem-path") or "")
+    if os.path.isdir(path) or not any(path.startswith(f"{pages.mount}/") for pages in host.hugepages):
+        return []
+    try:
+        os.makedirs(path, mode=0o700)
+    except OSError as problem:
+        raise DriverError(
+            f"cannot make '{path}': {problem.strerror}", hint=f"as root: mkdir -p {path}; chown {os.geteuid()} {path}"
+        ) from problem
+    return [path]
 
 
 def copy_nvram(path: str, template: str) -> None:

@@ -129,10 +129,11 @@ def start(request: Request, folder: Folder) -> Started:
     host = with_free_ports(own_host(request.host, folder, next_id(folder.home), key, request.secrets))
     definition = define(request, emulator, host, folder.definition())
     shutil.rmtree(folder.run_path, ignore_errors=True)
+    work = _Start(request, folder, emulator, host, definition)
     try:
-        return _Start(request, folder, emulator, host, definition).run(key)
+        return work.run(key)
     except BaseException:
-        folder.forget_run()
+        folder.forget_run(work.running.made)
         raise
 
 
@@ -199,6 +200,7 @@ class _Start:
         folder = self.folder.path
         for option in command.options:
             make_folders(option.text or "", folder)
+            self.running.made += make_huge(option, self.host)
         for file in command.files:
             write_key(file.path, key)
         with storing(folder):
@@ -278,7 +280,8 @@ class _Start:
         self.running.live = self.guest.domain.to_xml(live=True)
 
     def _ask_human(self, monitor: TextMonitor, started: Started) -> None:
-        result = read_back(self.guest.domain.node, monitor.cards(), self.definition.predicted)
+        # predictions are kept by the devices of the definition itself
+        result = read_back(self.definition.domain.node, monitor.cards(), self.definition.predicted)
         write_classic_terminals(monitor.terminals(), result.root)
         started.differences = [str(difference) for difference in result.differences]
         started.checked = {"pci": len(result.addresses)}

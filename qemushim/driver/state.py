@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ class Running:
     legacy: bool = False
     #: number of the last block node that was named
     nodes: int = 0
+    #: folders outside the guest's own that were made for the run
+    made: list[str] = field(default_factory=list)
     #: ids that QEMU had a device for when it was last asked
     devices: list[str] = field(default_factory=list)
 
@@ -223,8 +225,11 @@ class Folder:
             self.pending_path.unlink(missing_ok=True)
         self._sweep()
 
-    def forget_run(self) -> None:
+    def forget_run(self, made: Iterable[str] = ()) -> None:
         """The guest is off: what belonged to its run goes, the definition stays."""
+        for path in made:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
         with storing(self.path):
             self.state_path.unlink(missing_ok=True)
         shutil.rmtree(self.run_path, ignore_errors=True)

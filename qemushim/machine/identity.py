@@ -61,7 +61,7 @@ def _check_machine(d: Define) -> None:
     raise error.unsupported(
         f"Emulator '{emulator}' does not support machine type '{d.domain.machine_type}'",
         d.domain.node.find("os/type"),
-        "see the machine types that `qemushim emulator` lists",
+        "see the machine types that `qemushim probe` lists",
     )
 
 
