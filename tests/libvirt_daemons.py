@@ -7,6 +7,7 @@ ordinary user, below folders that are its own.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -22,11 +23,14 @@ import pytest
 
 #: seconds to wait for a daemon to answer, and to end
 PATIENCE = 30.0
+#: the same for another run of tests to end
+TURN = 600.0
 
 _FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/run/libvirt")
 _USER = "libvirt-qemu"
 _CONF = 'unix_sock_dir = "{0}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\nlog_outputs = "3:file:{0}/libvirtd.log"\n'
 _DAEMONS = 'virtlogd -d -p "$1/virtlogd.pid" && exec libvirtd -d -f "$1/libvirtd.conf" -p "$1/libvirtd.pid"\n'
+_PUBLIC = f"mkdir -p {' '.join(_FOLDERS)} && {_DAEMONS}"
 _PRIVATE = f"""set -eu
 for folder in {" ".join(_FOLDERS)}; do
     mkdir -p "$folder"
@@ -62,10 +66,10 @@ def system_daemon() -> Iterator[str]:
     private = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
     if not private and _user_missing():
         pytest.skip(f"needs a mount namespace, or the user {_USER} (apt-get install libvirt-daemon-system)")
-    with tempfile.TemporaryDirectory(prefix="qemushim-libvirtd-") as folder:
+    with tempfile.TemporaryDirectory(prefix="qemushim-libvirtd-") as folder, _turn(not private):
         Path(folder, "libvirtd.conf").write_text(_CONF.format(folder))
         words = ["unshare", "--mount", "--propagation", "private"] if private else []
-        script = _PRIVATE if private else _DAEMONS
+        script = _PRIVATE if private else _PUBLIC
         with _running([*words, "sh", "-c", script, "sh", folder], folder, dict(os.environ)):
             yield f"qemu+unix:///system?socket={folder}/libvirt-sock"
 
@@ -90,6 +94,22 @@ def session_daemon() -> Iterator[str]:
             words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         with _running([*words, "sh", "-c", _DAEMONS, "sh", folder], folder, environment):
             yield f"qemu+unix:///session?socket={folder}/libvirt-sock"
+
+
+@contextmanager
+def _turn(needed: bool) -> Iterator[None]:
+    """On the real folders one libvirtd can run at a time: tests that run side by side take turns."""
+    with open("/tmp/qemushim-libvirtd.lock", "w") as file:
+        if needed:
+            end = time.monotonic() + TURN
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    assert time.monotonic() < end, "another test run keeps its libvirtd"
+                    time.sleep(0.2)
+        yield
 
 
 def _user_missing() -> bool:

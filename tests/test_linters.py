@@ -68,7 +68,16 @@ def test_core_is_pure() -> None:
     }
     #: bundled data, read once on demand at the edge
     excused = {"cpumap.py"}
-    for room in ("document", "devices", "machine", "address", "command", "classic", "capabilities", "hotplug"):
+    for room in (
+        "document",
+        "devices",
+        "machine",
+        "address",
+        "command",
+        "classic",
+        "capabilities",
+        "hotplug",
+    ):
         for path in (ROOT / "qemushim" / room).glob("*.py"):
             if path.name in excused:
                 continue

@@ -1,4 +1,5 @@
-"""Give a guest that “qemushim run” has started one device more, at the same address in the running guest and its definition.
+"""Give a guest that “qemushim run” has started one device more, at the same address in the running guest and its
+definition.
 
 DEVICE is its XML, or a file with it.  What is printed is the device with the place that it got."""
 
@@ -11,7 +12,9 @@ from qemushim.cli.guests import add_documents, add_guest, add_secrets, device_te
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)
-    parser.add_argument("device", metavar="DEVICE", help="XML of the device, a file with it, or - for standard input")
+    parser.add_argument(
+        "device", metavar="DEVICE", help="XML of the device, a file with it, or - for standard input"
+    )
     add_documents(parser)
     add_secrets(parser)
 

@@ -12,10 +12,16 @@ from qemushim.cli.guests import add_documents, add_guest, device_name, opened, t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)
-    parser.add_argument("device", metavar="DEVICE", help="alias, target or MAC of the device, its XML, or a file with it")
+    parser.add_argument(
+        "device", metavar="DEVICE", help="alias, target or MAC of the device, its XML, or a file with it"
+    )
     add_documents(parser)
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=5.0, help="what the guest has to let go (default: 5)"
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=5.0,
+        help="what the guest has to let go (default: 5)",
     )
 
 
@@ -23,7 +29,10 @@ def run(options: argparse.Namespace) -> int:
     machine = opened(options.guest)
     try:
         what = machine.detach(
-            device_name(options.device), live=not options.config, config=not options.live, patience=options.timeout
+            device_name(options.device),
+            live=not options.config,
+            config=not options.live,
+            patience=options.timeout,
         )
     finally:
         tell(machine)

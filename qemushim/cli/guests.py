@@ -33,7 +33,7 @@ def add_secrets(parser: argparse.ArgumentParser) -> None:
         metavar="ID=FILE",
         action="append",
         default=[],
-        help="a secret that the document names by UUID or usage, and the file that holds it; may be given several times",
+        help="a secret that the document names by UUID or usage, and the file with it; may be given several times",
     )
 
 
@@ -84,4 +84,8 @@ def device_text(given: str) -> str:
 
 def device_name(given: str) -> str:
     """What tells a device from the others: an alias, a target, a MAC, or its XML (as such or in a file)."""
-    return device_text(given) if given == "-" or given.lstrip().startswith("<") or os.path.isfile(given) else given
+    return (
+        device_text(given)
+        if given == "-" or given.lstrip().startswith("<") or os.path.isfile(given)
+        else given
+    )

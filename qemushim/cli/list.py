@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--running", action="store_true", help="only those that run")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="a table (default), or data")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="a table (default), or data"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,9 +57,13 @@ def _print_table(found: list[Status]) -> None:
                 printable(status.name),
                 status.state,
                 str(status.pid) if on else "-",
-                printable(" ".join((*status.displays, *(f"{name}={path}" for name, path in status.terminals)))),
+                printable(
+                    " ".join((*status.displays, *(f"{name}={path}" for name, path in status.terminals)))
+                ),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     for row in rows:
-        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+        sys.stdout.write(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
+        )

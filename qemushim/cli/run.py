@@ -1,8 +1,9 @@
 """Start a guest on a QEMU of this machine, without libvirt.
 
-The guest's definition is kept below the user's state folder ($XDG_STATE_HOME/qemushim); what FILE leaves out (addresses, MACs,
-controllers …) stays as it was the last time.  The guest ends with this command: Ctrl-C shuts it down, a second one ends it at
-once.  With --detach it goes on by itself.  “list”, “show”, “attach”, “detach”, “log” and “stop” take it from there."""
+The guest's definition is kept below the user's state folder ($XDG_STATE_HOME/qemushim); what FILE leaves out
+(addresses, MACs, controllers …) stays as it was the last time.  The guest ends with this command: Ctrl-C shuts it
+down, a second one ends it at once.  With --detach it goes on by itself.  “list”, “show”, “attach”, “detach”, “log”
+and “stop” take it from there."""
 
 from __future__ import annotations
 
@@ -26,13 +27,21 @@ SHUTDOWN = 60
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="FILE", help="a domain document, - for standard input, or the name of a guest that was run before"
+        "file",
+        metavar="FILE",
+        help="a domain document, - for standard input, or the name of a guest that was run before",
     ).complete = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # type: ignore[attr-defined]
-    parser.add_argument("--qemu", metavar="BINARY", default="", help="which QEMU (default: the document's <emulator>)")
     parser.add_argument(
-        "--legacy", action="store_true", help="by flags, as before -device: QEMU chooses the slots, and is asked for them"
+        "--qemu", metavar="BINARY", default="", help="which QEMU (default: the document's <emulator>)"
     )
-    parser.add_argument("-d", "--detach", action="store_true", help="return when the guest runs, and let it go on")
+    parser.add_argument(
+        "--legacy",
+        action="store_true",
+        help="by flags, as before -device: QEMU chooses the slots, and is asked for them",
+    )
+    parser.add_argument(
+        "-d", "--detach", action="store_true", help="return when the guest runs, and let it go on"
+    )
     parser.add_argument("--paused", action="store_true", help="stop before the guest's first instruction")
     parser.add_argument(
         "--timeout",

@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)
     parser.add_argument("--config", action="store_true", help="the definition, also of a guest that runs")
     parser.add_argument(
-        "--verify", action="store_true", help="ask QEMU where the devices are, and say which are not where they should be"
+        "--verify",
+        action="store_true",
+        help="ask QEMU where the devices are, and say which are not where they should be",
     )
 
 

@@ -1,7 +1,7 @@
 """Devices of a guest of our own that come and go: planned for both of its documents, announced, said to QEMU, stored.
 
-Whatever ends in between is found by whoever looks next (``resolve``): a change that QEMU has made is stored then, and of one
-that it has not, nothing is left.
+Whatever ends in between is found by whoever looks next (``resolve``): a change that QEMU has made is stored then, and
+of one that it has not, nothing is left.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Changes:
 
     # -- attach --------------------------------------------------------------------------------------------------
 
-    def attach(self, monitor: QmpMonitor | TextMonitor | None, text: str, *, config: bool, file: str = "") -> str:
+    def attach(
+        self, monitor: QmpMonitor | TextMonitor | None, text: str, *, config: bool, file: str = ""
+    ) -> str:
         """One device more, for the running guest where there is a monitor, and for the definition; its XML."""
         parse(text, file)
         stored = self._stored()
@@ -103,8 +105,12 @@ class Changes:
         known = {device.alias for device in live.domain.every()}
         new = [device for device in after.domain.every() if device.alias not in known]
         what = describe(new[-1]) if new else "a device"
-        pending = Pending("attach", _devices(plans), what, [_sent(c) for p in reversed(plans) for c in p.rollback])
-        definition = joining.definition.to_xml() if joining.definition is not None and into == "both" else None
+        pending = Pending(
+            "attach", _devices(plans), what, [_sent(c) for p in reversed(plans) for c in p.rollback]
+        )
+        definition = (
+            joining.definition.to_xml() if joining.definition is not None and into == "both" else None
+        )
         self._announce(pending, definition, after, gained=pending.devices)
         with Opened() as opened:
             try:
@@ -133,7 +139,9 @@ class Changes:
         self.folder.store(definition=joining.definition.to_xml())
         return joining.config[-1]
 
-    def _plans(self, live: LiveGuest, texts: Sequence[str], emulator: Emulator) -> tuple[list[Plan], LiveGuest]:
+    def _plans(
+        self, live: LiveGuest, texts: Sequence[str], emulator: Emulator
+    ) -> tuple[list[Plan], LiveGuest]:
         """One for each device, in turn; and the guest behind the last."""
         plans = []
         for text in texts:
@@ -193,7 +201,9 @@ class Changes:
         self._announce(pending, definition, plan.document, lost=awaited)
         try:
             with Opened() as opened:
-                after = plan.carry_out(self._sender(qmp, opened, live, PATIENCE if patience is None else patience))
+                after = plan.carry_out(
+                    self._sender(qmp, opened, live, PATIENCE if patience is None else patience)
+                )
         except (MonitorError, DriverError):
             self.folder.abandon()
             raise
@@ -386,7 +396,9 @@ def _named(guest: Guest, name: str) -> Device:
     """The device of that alias, target or MAC.  Raises ``ConfigError`` where there is none, or several."""
     if not _is_xml(name):
         paths = ("alias/@name", "target/@dev", "mac/@address")
-        found = [d for d in guest.domain.every() if name in (d.alias, *(d.node.value(path) for path in paths))]
+        found = [
+            d for d in guest.domain.every() if name in (d.alias, *(d.node.value(path) for path in paths))
+        ]
         if len(found) == 1:
             return found[0]
         if found:

@@ -65,7 +65,9 @@ class Opened:
         try:
             descriptor = os.open(_VSOCK, os.O_RDWR | os.O_CLOEXEC)
         except OSError as problem:
-            raise DriverError(f"cannot open '{_VSOCK}': {problem.strerror}", hint=_HINTS["vsock"]) from problem
+            raise DriverError(
+                f"cannot open '{_VSOCK}': {problem.strerror}", hint=_HINTS["vsock"]
+            ) from problem
         self._held["vsock"] = descriptor
         for cid in _CIDS:
             try:

@@ -46,7 +46,8 @@ def _lifecycle(b: Build) -> Commands:
     if not b.emulator.qapi("set-action"):
         return
     actions = {
-        action: words.get(str(getattr(b.domain, element) or ""), _USUAL[action]) for element, action, words in _ACTIONS
+        action: words.get(str(getattr(b.domain, element) or ""), _USUAL[action])
+        for element, action, words in _ACTIONS
     }
     yield "set-action", actions
 
@@ -65,7 +66,10 @@ def _balloon(domain: Domain) -> Commands:
             continue
         if device.stats_period:
             path = f"{PERIPHERAL}/{device.alias}"
-            yield "qom-set", {"path": path, "property": "guest-stats-polling-interval", "value": device.stats_period}
+            yield (
+                "qom-set",
+                {"path": path, "property": "guest-stats-polling-interval", "value": device.stats_period},
+            )
         current, most = domain.current_memory, domain.memory
         if current is not None and most is not None and current < most:
             yield "balloon", {"value": current * 1024}

@@ -1,9 +1,9 @@
 """The parent of one QEMU: a process of its own, so that a guest never outlives who is responsible for it.
 
-Run as ``python -I -S keeper.py NAME NUMBER``, where NUMBER is an open socket.  The socket is the lifeline: when its other end
-is closed – which the kernel does however that process ends, and whichever of its threads started the guest – the keeper ends
-QEMU, unless it was told before that the guest is to go on by itself.  When the keeper is killed, the kernel kills QEMU.  How
-QEMU ended is written into a file, so that it can be told later by who was not there.
+Run as ``python -I -S keeper.py NAME NUMBER``, where NUMBER is an open socket.  The socket is the lifeline: when its
+other end is closed – which the kernel does however that process ends, and whichever of its threads started the guest
+– the keeper ends QEMU, unless it was told before that the guest is to go on by itself.  When the keeper is killed,
+the kernel kills QEMU.  How QEMU ended is written into a file, so that it can be told later by who was not there.
 
 It has one thread and needs nothing but the standard library; it is never imported by the rest of the package.
 """

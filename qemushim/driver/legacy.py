@@ -1,7 +1,7 @@
 """The flag way on a QEMU of today: a command line as libvirt 0.8.0 wrote it, as far as today's QEMU still takes it.
 
-QEMU chooses the slots, and is asked for them afterwards (``info pci``).  What it no longer takes is said in the nearest words
-that leave the choice of the slot to it.  https://www.qemu.org/docs/master/about/removed-features.html
+QEMU chooses the slots, and is asked for them afterwards (``info pci``).  What it no longer takes is said in the
+nearest words that leave the choice of the slot to it.  https://www.qemu.org/docs/master/about/removed-features.html
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def _drive(option: Option, backends: dict[str, str]) -> list[Option]:
     _, keys = _parts(option)
     if keys.get("if") == "scsi":
         raise error.unsupported(
-            "today's QEMU has no SCSI disks by flags", option.source, "bus='virtio', bus='ide', or without --legacy"
+            "today's QEMU has no SCSI disks by flags",
+            option.source,
+            "bus='virtio', bus='ide', or without --legacy",
         )
     keys.pop("boot", None)
     # a format that is guessed is not to be written to

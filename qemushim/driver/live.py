@@ -34,7 +34,9 @@ def complete_live(b: Build, taps: Mapping[str, str]) -> int:
     for interface in domain.lists["interface"]:
         if taps.get(interface.alias):
             interface.node.ensure("target").set("dev", taps[interface.alias])
-    names = (str(o.properties["node-name"]) for o in b.command.options if o.properties and o.flag == "-blockdev")
+    names = (
+        str(o.properties["node-name"]) for o in b.command.options if o.properties and o.flag == "-blockdev"
+    )
     return max((int(found[1]) for found in map(_NODE.match, names) if found), default=0)
 
 

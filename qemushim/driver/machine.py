@@ -4,8 +4,8 @@
         machine.attach("<interface type='user'/>")
         machine.stop()
 
-What a guest is stays in its folder (``driver.state``): any process of the user may ``Machine.open`` it, and what happened while
-nobody looked is told by the next who does (``Machine.notes``).
+What a guest is stays in its folder (``driver.state``): any process of the user may ``Machine.open`` it, and what
+happened while nobody looked is told by the next who does (``Machine.notes``).
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from qemushim.host import Host
 SHUTDOWN = 60.0
 #: seconds that QEMU has to end when it was told to
 QUIT = 5.0
+#: seconds that a monitor has to answer
+ANSWER = 10.0
 #: seconds between two looks at a guest that shuts down
 _LOOK = 0.5
 #: what the monitor says of a guest that has shut down while its QEMU stays
@@ -115,16 +117,19 @@ class Machine:
     ) -> Machine:
         """Start a guest; what it is gets stored.
 
-        ``guest``: a document; addresses, MACs and the like that it leaves out are those that the guest of that name had
-        before.  ``binary``: the QEMU to use instead of the document's.  ``legacy``: by flags, as before ``-device``; QEMU
-        chooses the slots.  ``paused``: before its first instruction.  ``detached``: it goes on running without this
-        process; otherwise it ends with it.  ``secrets``: UUID or usage → secret.  ``patience``: seconds that QEMU has to
-        answer.
+        ``guest``: a document; addresses, MACs and the like that it leaves out are those that the guest of that name
+        had before.  ``binary``: the QEMU to use instead of the document's.  ``legacy``: by flags, as before
+        ``-device``; QEMU chooses the slots.  ``paused``: before its first instruction.  ``detached``: it goes on
+        running without this process; otherwise it ends with it.  ``secrets``: UUID or usage → secret.  ``patience``:
+        seconds that QEMU has to answer.
 
-        Raises ``ConfigError``, ``AddressError``, ``EmulatorError``, ``DriverError``, ``MonitorError``; then it does not run.
+        Raises ``ConfigError``, ``AddressError``, ``EmulatorError``, ``DriverError``, ``MonitorError``; then it does
+        not run.
         """
         if sys.platform != "linux":
-            raise DriverError("guests are started on Linux only", hint="qemushim argv prints the command line anywhere")
+            raise DriverError(
+                "guests are started on Linux only", hint="qemushim argv prints the command line anywhere"
+            )
         document = guest if isinstance(guest, Guest) else Guest.from_xml(guest)
         if not document.name:
             raise DriverError("a guest needs a name", hint="<name>…</name>")
@@ -215,12 +220,14 @@ class Machine:
         """The stored definition.  Raises ``DriverError`` where there is none."""
         text = self.folder.definition()
         if text is None:
-            raise DriverError(f"guest '{self.name}' has no definition", hint="it was never started successfully")
+            raise DriverError(
+                f"guest '{self.name}' has no definition", hint="it was never started successfully"
+            )
         return text
 
     @property
     def live(self) -> str:
-        """The document of the running guest, with the addresses of the moment.  Raises ``DriverError`` where it is off."""
+        """The document of the running guest.  Raises ``DriverError`` where it is off."""
         running = self.running
         if running is None:
             raise self._is_off()
@@ -280,8 +287,8 @@ class Machine:
     def stop(self, patience: float = SHUTDOWN, *, force: bool = False) -> str:
         """Shut the guest down; what it took: ``shut down`` by itself, ``quit``, or ``killed``.
 
-        It has ``patience`` seconds to follow its power button (none with ``force``, or while it is paused); then QEMU is
-        told to quit, and when it does not, killed.  Raises ``DriverError`` where the guest is off.
+        It has ``patience`` seconds to follow its power button (none with ``force``, or while it is paused); then QEMU
+        is told to quit, and when it does not, killed.  Raises ``DriverError`` where the guest is off.
         """
         running = self.running
         if running is None:
@@ -344,19 +351,21 @@ class Machine:
     ) -> str:
         """Give the guest one device more; its XML with the place that it got.
 
-        ``live``: the running guest; ``config``: its definition; both get the same address.  Of a guest that is off the
-        definition alone is changed.  Raises ``ConfigError``, ``AddressError``, ``MonitorError``, ``DriverError``; then nothing
-        is changed.
+        ``live``: the running guest; ``config``: its definition; both get the same address.  Of a guest that is off
+        the definition alone is changed.  Raises ``ConfigError``, ``AddressError``, ``MonitorError``, ``DriverError``;
+        then nothing is changed.
         """
         return self._change(
             live, lambda changes, monitor: changes.attach(monitor, device, config=config, file=file), secrets
         )
 
-    def detach(self, device: str, *, live: bool = True, config: bool = True, patience: float | None = None) -> str:
+    def detach(
+        self, device: str, *, live: bool = True, config: bool = True, patience: float | None = None
+    ) -> str:
         """Take a device away: its alias, target, MAC, or XML; what it was.
 
-        ``patience``: seconds that the guest has to let go of it; when it does not, nothing is changed, and the guest may still
-        do so.  Raises as ``attach`` does.
+        ``patience``: seconds that the guest has to let go of it; when it does not, nothing is changed, and the guest
+        may still do so.  Raises as ``attach`` does.
         """
         return self._change(
             live, lambda changes, monitor: changes.detach(monitor, device, config=config, patience=patience)
@@ -390,11 +399,11 @@ class Machine:
                     running = changes.running or running
                 yield running, monitor
 
-    def _monitor(self, running: Running, patience: float = 10.0) -> QmpMonitor | TextMonitor:
-        return open_monitor(running.dialect, running.monitor, patience, _process(running))
+    def _monitor(self, running: Running, patience: float = 0.0) -> QmpMonitor | TextMonitor:
+        return open_monitor(running.dialect, running.monitor, patience or ANSWER, _process(running))
 
     def _settle(self) -> Running | None:
-        """What runs, with the lock held.  Of a run that is over the traces are removed, and ``notes`` says how it ended."""
+        """What runs, with the lock held.  The traces of a run that is over are removed, and ``notes`` tells of it."""
         running = self.folder.running()
         if running is None:
             self.folder.abandon()
@@ -423,14 +432,22 @@ class Machine:
         if running.boot != host_start():
             self.notes.append(f"guest '{self.name}' was running when the host went down")
             return
-        when = time.strftime(" at %Y-%m-%d %H:%M:%S", time.localtime(found["time"])) if "time" in found else ""
-        what = f"the start of guest '{self.name}' was interrupted: QEMU" if running.phase == "starting" else f"guest '{self.name}'"
+        when = (
+            time.strftime(" at %Y-%m-%d %H:%M:%S", time.localtime(found["time"])) if "time" in found else ""
+        )
+        what = (
+            f"the start of guest '{self.name}' was interrupted: QEMU"
+            if running.phase == "starting"
+            else f"guest '{self.name}'"
+        )
         self.notes.append(f"{what} {end}{when}")
         if end.crashed:
             self.notes += [f"it said: {line}" for line in self.folder.last_words(2)]
         pending = self.folder.pending()
         if pending is not None:
-            self.notes.append(f"{pending.operation} of {pending.what} was interrupted, and did not take place")
+            self.notes.append(
+                f"{pending.operation} of {pending.what} was interrupted, and did not take place"
+            )
 
     def _finish(self, running: Running) -> None:
         """Remove the traces of a run that this process has seen the end of."""

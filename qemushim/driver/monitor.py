@@ -67,8 +67,10 @@ class TextMonitor(HumanMonitor):
         return self.command("info chardev")
 
 
-def open_monitor(dialect: str, path: str, timeout: float = TIMEOUT, process: Process | None = None) -> QmpMonitor | TextMonitor:
-    """Connect; ``timeout`` is in seconds.  ``process``: when it ends, nobody waits any longer.  Raises ``MonitorError``."""
+def open_monitor(
+    dialect: str, path: str, timeout: float = TIMEOUT, process: Process | None = None
+) -> QmpMonitor | TextMonitor:
+    """Connect; ``timeout`` is in seconds, but nobody waits for a ``process`` that ends.  Raises ``MonitorError``."""
     deadline = time.monotonic() + timeout
     while process is not None and not os.path.exists(path):
         if not process.alive:

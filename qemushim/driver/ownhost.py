@@ -32,7 +32,8 @@ class Secrets:
     def find(self, kind: str, reference: str) -> bytes:
         if reference not in self.known:
             raise error.failed(
-                f"secret {reference} is not known", hint=f"run --secret {reference}=FILE, or Machine.start(secrets=…)"
+                f"secret {reference} is not known",
+                hint=f"run --secret {reference}=FILE, or Machine.start(secrets=…)",
             )
         return self.known[reference]
 
@@ -102,7 +103,8 @@ def encryption(key: bytes) -> Callable[[bytes, bytes], str]:
             from cryptography.hazmat.primitives.padding import PKCS7
         except ImportError as problem:
             raise DriverError(
-                "a guest with secrets needs the package 'cryptography'", hint="pip install 'qemushim[secrets]'"
+                "a guest with secrets needs the package 'cryptography'",
+                hint="pip install 'qemushim[secrets]'",
             ) from problem
         padder = PKCS7(algorithms.AES.block_size).padder()
         work = Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor()
@@ -144,7 +146,8 @@ def make_huge(option: Option, host: Host) -> list[str]:
         os.makedirs(path, mode=0o700)
     except OSError as problem:
         raise DriverError(
-            f"cannot make '{path}': {problem.strerror}", hint=f"as root: mkdir -p {path}; chown {os.geteuid()} {path}"
+            f"cannot make '{path}': {problem.strerror}",
+            hint=f"as root: mkdir -p {path}; chown {os.geteuid()} {path}",
         ) from problem
     return [path]
 
@@ -176,4 +179,6 @@ def require_sockets(paths: Mapping[str, str]) -> None:
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 continue
-        raise DriverError(f"{what} is to be at '{path}', and nothing is", hint="qemushim runs no helpers: start it first")
+        raise DriverError(
+            f"{what} is to be at '{path}', and nothing is", hint="qemushim runs no helpers: start it first"
+        )

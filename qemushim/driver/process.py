@@ -151,7 +151,7 @@ class Keeper:
         return found
 
     def let_go(self) -> None:
-        """From now on the guest goes on running without this process.  Raises ``DriverError`` where its keeper is gone."""
+        """From now on the guest goes on without this process.  Raises ``DriverError`` where its keeper is gone."""
         try:
             self._control.sendall(b"let go\n")
         except OSError as problem:

@@ -1,7 +1,7 @@
 """The QMP monitor over its UNIX socket, for callers that are not asynchronous themselves.
 
-``qemu.qmp`` does the talking, in a thread with an event loop of its own: events are collected while nobody asks, and a caller
-that has an event loop is not disturbed.  https://www.qemu.org/docs/master/interop/qmp-spec.html
+``qemu.qmp`` does the talking, in a thread with an event loop of its own: events are collected while nobody asks, and
+a caller that has an event loop is not disturbed.  https://www.qemu.org/docs/master/interop/qmp-spec.html
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ class QmpMonitor:
                 hint=hint or "another program may hold the monitor, or QEMU is stuck (its log may say why)",
             ) from None
         except (QMPError, OSError, EOFError) as problem:
-            raise MonitorError(f"monitor '{self.path}' closed the connection: {_reason(problem)}") from problem
+            raise MonitorError(
+                f"monitor '{self.path}' closed the connection: {_reason(problem)}"
+            ) from problem
 
     async def _connect(self) -> None:
         self._news = asyncio.Condition()

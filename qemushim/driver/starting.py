@@ -11,10 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qemushim.classic.predict import predict
 from qemushim.command.command import Command
 from qemushim.command.layout import shell
 from qemushim.context import Build
+from qemushim.devices.address import PciAddress
 from qemushim.devices.interface import Interface
+from qemushim.document.item import Item
 from qemushim.driver.descriptors import Opened
 from qemushim.driver.finish import finish
 from qemushim.driver.legacy import flag_emulator, todays_flags
@@ -24,6 +27,7 @@ from qemushim.driver.ownhost import (
     KEY_BYTES,
     copy_nvram,
     make_folders,
+    make_huge,
     own_host,
     require_sockets,
     with_free_ports,
@@ -96,7 +100,11 @@ def define(request: Request, emulator: Emulator, host: Host, stored: str | None)
     if stored is None:
         return guest.define(emulator, host)
     old = Guest.from_xml(stored, str(request.guest.name))
-    if guest.domain.uuid and old.domain.uuid and guest.domain.uuid.replace("-", "") != old.domain.uuid.replace("-", ""):
+    if (
+        guest.domain.uuid
+        and old.domain.uuid
+        and guest.domain.uuid.replace("-", "") != old.domain.uuid.replace("-", "")
+    ):
         raise DriverError(
             f"operation failed: domain '{guest.name}' already exists with uuid {old.domain.uuid}",
             hint=f"give the guest another name, or forget that one: qemushim forget {guest.name}",
@@ -147,6 +155,8 @@ class _Start:
         self.definition = definition
         self.guest = definition.copy()
         self.build: Build | None = None
+        #: where a QEMU that chooses the slots itself is going to put devices
+        self.predicted: dict[Item, PciAddress] = {}
         self.running = Running(
             definition.name,
             definition.domain.uuid or "",
@@ -184,9 +194,11 @@ class _Start:
 
     def _command(self, opened: Opened) -> Command:
         if self.emulator.classic:
-            command = self.guest.start(self.emulator, self.host)
+            # places are predicted for the devices of the definition, so its own elements must have asked for them
+            command = self.definition.start(self.emulator, self.host)
             if self.request.legacy:
                 todays_flags(command)
+            self.predicted = predict(self.definition.domain.node, command, self.emulator)
             return command
         host = self.host
         if any(vsock.node.value("cid/@auto") == "yes" for vsock in self.guest.domain.lists["vsock"]):
@@ -280,8 +292,7 @@ class _Start:
         self.running.live = self.guest.domain.to_xml(live=True)
 
     def _ask_human(self, monitor: TextMonitor, started: Started) -> None:
-        # predictions are kept by the devices of the definition itself
-        result = read_back(self.definition.domain.node, monitor.cards(), self.definition.predicted)
+        result = read_back(self.definition.domain.node, monitor.cards(), self.predicted)
         write_classic_terminals(monitor.terminals(), result.root)
         started.differences = [str(difference) for difference in result.differences]
         started.checked = {"pci": len(result.addresses)}

@@ -1,10 +1,10 @@
 """What is kept of guests that were started here: one folder for each, below the user's state folder.
 
-``definition.xml`` is the definition that outlives a run, ``state.json`` describes the run, ``log`` has what QEMU printed,
-``end`` how it ended.  Every file is replaced in one step and is on the disk before the old one goes, so whatever is killed,
-and whenever, a file is the old one or the new one.  A change of both documents is first prepared beside them and announced
-in ``pending.json``; who finds that announcement finishes or forgets the change.  One process at a time works on a guest
-(a lock on ``lock``).
+``definition.xml`` is the definition that outlives a run, ``state.json`` describes the run, ``log`` has what QEMU
+printed, ``end`` how it ended.  Every file is replaced in one step and is on the disk before the old one goes, so
+whatever is killed, and whenever, a file is the old one or the new one.  A change of both documents is first prepared
+beside them and announced in ``pending.json``; who finds that announcement finishes or forgets the change.  One
+process at a time works on a guest (a lock on ``lock``).
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Folder:
             raise
 
     def prepare_again(self, running: Running) -> None:
-        """Better knowledge of the run for a change that is announced; where it can't be written, what was prepared stays."""
+        """Better knowledge of the run for a change that is announced; no matter where it can't be written."""
         with contextlib.suppress(OSError):
             again = self.state_path.with_name("state.json.again")
             write_new(again, running.dump())

@@ -1,7 +1,7 @@
 """Tap devices: the host's ends of network cards.  https://docs.kernel.org/networking/tuntap.html
 
-Nothing here needs to be root, as long as somebody who is has prepared it: a tap that belongs to the user, or QEMU's bridge
-helper with the bridges that it may use (``/etc/qemu/bridge.conf``).
+Nothing here needs to be root, as long as somebody who is has prepared it: a tap that belongs to the user, or QEMU's
+bridge helper with the bridges that it may use (``/etc/qemu/bridge.conf``).
 """
 
 from __future__ import annotations
@@ -155,7 +155,9 @@ def _ask_helper(wanted: Connection) -> int:
 def _add_to_bridge(name: str, bridge: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
-            fcntl.ioctl(control, _ADD_TO_BRIDGE, _request(bridge, struct.pack("i", socket.if_nametoindex(name))))
+            fcntl.ioctl(
+                control, _ADD_TO_BRIDGE, _request(bridge, struct.pack("i", socket.if_nametoindex(name)))
+            )
         except OSError as problem:
             raise DriverError(
                 f"cannot connect '{name}' to bridge '{bridge}': {problem.strerror}",

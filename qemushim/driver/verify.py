@@ -20,7 +20,9 @@ from qemushim.machine.domain import Domain
 #: where QEMU keeps the devices that have an id
 PERIPHERAL = "/machine/peripheral"
 #: what of an address is asked of a device, and answered in the same terms
-_ASKED = frozenset({"addr", "bus", "channel", "devno", "iobase", "lun", "nr", "port", "reg", "scsi-id", "slot", "unit"})
+_ASKED = frozenset(
+    {"addr", "bus", "channel", "devno", "iobase", "lun", "nr", "port", "reg", "scsi-id", "slot", "unit"}
+)
 #: PCI controllers whose bus is a root of its own
 _EXPANDERS = ("pci-expander-bus", "pcie-expander-bus")
 
@@ -115,7 +117,9 @@ def _spell(properties: Mapping[str, Any]) -> str:
 
 def _correct(device: Device, bus: str, addr: str, b: Build) -> None:
     """Let the live document say what is."""
-    indexes = (int(c.node.get("index") or 0) for c in b.domain.lists["controller"] if c.node.get("type") == "pci")
+    indexes = (
+        int(c.node.get("index") or 0) for c in b.domain.lists["controller"] if c.node.get("type") == "pci"
+    )
     index = next((i for i in indexes if pci_bus_name(b, i) == bus), None)
     node = device.node.child("address")
     if index is None or node is None:
@@ -168,8 +172,12 @@ def _by_query_pci(monitor: Asked, b: Build, verdict: Verdict) -> Iterator[Mispla
     """What differs by ``query-pci``: buses that no firmware has numbered yet are not in it."""
     if not b.board.has_pci:
         return
-    bridges = {int(c.node.get("index") or 0): c for c in b.domain.lists["controller"] if c.node.get("type") == "pci"}
-    planned = {device.alias: device for device in b.domain.every() if device.address_type == "pci" and device.alias}
+    bridges = {
+        int(c.node.get("index") or 0): c for c in b.domain.lists["controller"] if c.node.get("type") == "pci"
+    }
+    planned = {
+        device.alias: device for device in b.domain.every() if device.address_type == "pci" and device.alias
+    }
     for behind, card in read_query_pci(monitor.execute("query-pci")):
         device = planned.get(card.id)
         address = device.address.pci if device is not None and device.address is not None else None
@@ -185,4 +193,6 @@ def _by_query_pci(monitor: Asked, b: Build, verdict: Verdict) -> Iterator[Mispla
         )
         if expected != (behind, card.slot, card.function):
             actual = f"{behind or 'root'} {card.slot:#04x}.{card.function:x}"
-            yield Misplaced(card.id, "query-pci", f"{expected[0] or 'root'} {expected[1]:#04x}.{expected[2]:x}", actual)
+            yield Misplaced(
+                card.id, "query-pci", f"{expected[0] or 'root'} {expected[1]:#04x}.{expected[2]:x}", actual
+            )
