@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,8 @@ TURN = 600.0
 _FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/run/libvirt")
 _USER = "libvirt-qemu"
 _CONF = 'unix_sock_dir = "{0}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\nlog_outputs = "3:file:{0}/libvirtd.log"\n'
+#: guests need not be kept from each other, and not every machine could
+_QEMU_CONF = 'user = "root"\ngroup = "root"\nnamespaces = []\n'
 _DAEMONS = 'virtlogd -d -p "$1/virtlogd.pid" && exec libvirtd -d -f "$1/libvirtd.conf" -p "$1/libvirtd.pid"\n'
 _PUBLIC = f"mkdir -p {' '.join(_FOLDERS)} && {_DAEMONS}"
 _PRIVATE = f"""set -eu
@@ -36,7 +38,7 @@ for folder in {" ".join(_FOLDERS)}; do
     mkdir -p "$folder"
     mount -t tmpfs none "$folder"
 done
-printf 'user = "root"\\ngroup = "root"\\n' >/etc/libvirt/qemu.conf
+cp "$1/qemu.conf" /etc/libvirt/
 for list in passwd group; do
     cp "/etc/$list" "$1/$list"
     grep -q '^{_USER}:' "/etc/$list" || case $list in
@@ -68,9 +70,12 @@ def system_daemon() -> Iterator[str]:
         pytest.skip(f"needs a mount namespace, or the user {_USER} (apt-get install libvirt-daemon-system)")
     with tempfile.TemporaryDirectory(prefix="qemushim-libvirtd-") as folder, _turn(not private):
         Path(folder, "libvirtd.conf").write_text(_CONF.format(folder))
+        Path(folder, "qemu.conf").write_text(_QEMU_CONF)
         words = ["unshare", "--mount", "--propagation", "private"] if private else []
         script = _PRIVATE if private else _PUBLIC
-        with _running([*words, "sh", "-c", script, "sh", folder], folder, dict(os.environ)):
+        words += ["sh", "-c", script, "sh", folder]
+        settings = nullcontext() if private else _qemu_conf()
+        with settings, _running(words, folder, dict(os.environ)):
             yield f"qemu+unix:///system?socket={folder}/libvirt-sock"
 
 
@@ -110,6 +115,21 @@ def _turn(needed: bool) -> Iterator[None]:
                     assert time.monotonic() < end, "another test run keeps its libvirtd"
                     time.sleep(0.2)
         yield
+
+
+@contextmanager
+def _qemu_conf() -> Iterator[None]:
+    """Settings of QEMU guests on a machine that has none."""
+    file = Path("/etc/libvirt/qemu.conf")
+    if file.exists():
+        yield
+        return
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(_QEMU_CONF)
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 def _user_missing() -> bool:

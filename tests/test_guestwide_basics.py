@@ -248,7 +248,10 @@ def test_acpi_before_there_was_a_property() -> None:
 
 
 def test_lifecycle() -> None:
-    assert refusal("<on_crash>explode</on_crash>") == "unsupported configuration: unknown on_crash action: explode"
+    assert (
+        refusal("<on_crash>explode</on_crash>")
+        == "unsupported configuration: unknown on_crash action: explode"
+    )
     assert "preserve" in refusal("<on_reboot>preserve</on_reboot>")
 
 

@@ -130,7 +130,10 @@ def test_a_topology_fits_or_is_refused(numbers: list[int]) -> None:
             "unsupported configuration: Maximum CPUs greater than specified machine type limit 255",
         ),
         ("<vcpus><vcpu id='0' enabled='no'/></vcpus>", "XML error: vCPU0 can't be offline"),
-        ("<vcpus><vcpu id='1' enabled='no'/></vcpus>", "XML error: vcpu id '1' is out of range of maximum vcpu count"),
+        (
+            "<vcpus><vcpu id='1' enabled='no'/></vcpus>",
+            "XML error: vcpu id '1' is out of range of maximum vcpu count",
+        ),
         (
             (
                 "<vcpu>2</vcpu><cputune><vcpusched vcpus='0-1' scheduler='batch'/>"

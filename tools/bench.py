@@ -130,13 +130,19 @@ def took(work: Work) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def in_turn(rounds: int, *works: Work) -> list[Sample]:
-    """The works one after the other, so many rounds; the first round only warms up."""
+def in_turn(rounds: int, *works: Work, warm: bool = False) -> list[Sample]:
+    """The works one after the other, so many rounds; the first round is not counted.
+
+    ``warm``: each is run once more before it is measured, because the other side's turn has left the processor's caches
+    full of the other side's data.
+    """
     for work in works:
         work()
     measured: list[list[float]] = [[] for _ in works]
     for _ in range(rounds):
         for work, values in zip(works, measured, strict=True):
+            if warm:
+                work()
             values.append(took(work))
     return [Sample(values) for values in measured]
 
@@ -219,7 +225,7 @@ class Bench:
         works: list[Work] = [lambda: self.native(text)]
         if daemon is not None:
             works.append(lambda: daemon.native(text))
-        return in_turn(rounds, *works)
+        return in_turn(rounds, *works, warm=True)
 
 
 def make_bench(options: argparse.Namespace, folder: str) -> Bench:

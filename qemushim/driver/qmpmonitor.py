@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import threading
 from collections import deque
@@ -28,6 +27,8 @@ Event = dict[str, Any]
 
 #: seconds until a monitor that says nothing is given up
 TIMEOUT = 10.0
+#: seconds by which the limit of a whole conversation is longer than those of its parts
+_MARGIN = 1.0
 #: events that are kept for who asks later
 _MOST_EVENTS = 1000
 
@@ -62,7 +63,7 @@ class QmpMonitor:
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
         try:
-            self._run(self._connect(), timeout)
+            self._run(self._connect(), timeout + _MARGIN)
         except BaseException:
             self.close()
             raise
@@ -116,7 +117,8 @@ class QmpMonitor:
             self._run(self._disconnect(), self.timeout)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(self.timeout)
-        self._loop.close()
+        if not self._thread.is_alive():
+            self._loop.close()
 
     def __enter__(self) -> QmpMonitor:
         return self
@@ -130,14 +132,10 @@ class QmpMonitor:
         """Let the loop do it, and wait."""
         future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, seconds), self._loop)
         try:
-            return future.result(seconds + 1)
+            return future.result(seconds + _MARGIN)
         except TimeoutError:
             future.cancel()
-            hint = "" if os.path.exists(self.path) else "the guest is off"
-            raise MonitorError(
-                f"monitor '{self.path}' did not answer within {seconds:g} seconds",
-                hint=hint or "another program may hold the monitor, or QEMU is stuck (its log may say why)",
-            ) from None
+            raise _silence(self.path, seconds) from None
         except (QMPError, OSError, EOFError) as problem:
             raise MonitorError(
                 f"monitor '{self.path}' closed the connection: {_reason(problem)}"
@@ -148,6 +146,8 @@ class QmpMonitor:
         deadline = self._loop.time() + self.timeout
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            # a monitor that takes no more connections must not hold up the loop
+            connection.setblocking(False)
             try:
                 with reachable(self.path) as address:
                     connection.connect(address)
@@ -161,8 +161,10 @@ class QmpMonitor:
                         f"no monitor answers at '{self.path}': {problem.strerror}"
                     ) from problem
                 await asyncio.sleep(0.01)
-        connection.setblocking(False)
-        await self._client.connect(connection)
+        try:
+            await asyncio.wait_for(self._client.connect(connection), max(deadline - self._loop.time(), 0.01))
+        except TimeoutError:
+            raise _silence(self.path, self.timeout) from None
         self._collector = asyncio.create_task(self._collect())
 
     async def _collect(self) -> None:
@@ -204,6 +206,13 @@ class QmpMonitor:
             await asyncio.gather(self._collector, return_exceptions=True)
         with contextlib.suppress(QMPError, OSError, EOFError):
             await self._client.disconnect()
+
+
+def _silence(path: str, seconds: float) -> MonitorError:
+    return MonitorError(
+        f"monitor '{path}' did not answer within {seconds:g} seconds",
+        hint="another program may hold the monitor, or QEMU is stuck (its log may say why)",
+    )
 
 
 def _reason(problem: BaseException) -> str:

@@ -15,6 +15,8 @@ from qemushim.context import Build
 from qemushim.devices.base import Device
 from qemushim.devices.placement import address_properties, pci_bus_name
 from qemushim.driver.pciinfo import PciRecord
+from qemushim.errors import MonitorError
+from qemushim.hotplug.plan import NOT_FOUND
 from qemushim.machine.domain import Domain
 
 #: where QEMU keeps the devices that have an id
@@ -76,7 +78,12 @@ def verify(monitor: Asked, b: Build) -> Verdict:
         expected = {k: v for k, v in address_properties(device, b).items() if k in _ASKED and v is not None}
         if not expected:
             continue
-        actual = {name: _ask(monitor, device.alias, name) for name in expected}
+        try:
+            actual = {name: _ask(monitor, device.alias, name) for name in expected}
+        except MonitorError as problem:
+            if problem.kind != NOT_FOUND:
+                raise
+            continue  # the guest has let go of it just now
         if kind == "pci":
             expected["addr"] = _place(_number(str(expected["addr"])))
             actual["addr"] = _place(actual["addr"])
