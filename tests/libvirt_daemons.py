@@ -1,7 +1,7 @@
-"""A libvirtd of the tests' own: private files, stopped by its own pid, nothing of the machine is touched.
+"""A libvirtd of the tests' own: private files, and stopped by its own pid.
 
 The one for the system runs as root in a mount namespace of its own, where libvirt's folders are empty; where no
-namespace can be had, it runs on the real ones, unless a libvirtd does so already.  The one for a session runs as an
+namespace can be had, it runs on the real ones, which must not have a libvirtd yet.  The one for a session runs as an
 ordinary user, below folders that are its own.
 """
 
@@ -26,6 +26,8 @@ PATIENCE = 30.0
 #: the same for another run of tests to end
 TURN = 600.0
 
+#: daemons are where ordinary users do not look
+_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _FOLDERS = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/run/libvirt")
 _USER = "libvirt-qemu"
 _CONF = 'unix_sock_dir = "{0}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\nlog_outputs = "3:file:{0}/libvirtd.log"\n'
@@ -53,7 +55,7 @@ done
 def missing() -> str:
     """Why no libvirtd can be started here, or ``""``."""
     for name in ("libvirtd", "virtlogd", "qemu-system-x86_64"):
-        if shutil.which(name) is None:
+        if shutil.which(name, path=_PATH) is None:
             return f"needs {name} (apt-get install libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86)"
     return ""
 
@@ -75,7 +77,7 @@ def system_daemon() -> Iterator[str]:
         script = _PRIVATE if private else _PUBLIC
         words += ["sh", "-c", script, "sh", folder]
         settings = nullcontext() if private else _qemu_conf()
-        with settings, _running(words, folder, dict(os.environ)):
+        with settings, _running(words, folder, {**os.environ, "PATH": _PATH}):
             yield f"qemu+unix:///system?socket={folder}/libvirt-sock"
 
 
@@ -86,7 +88,7 @@ def session_daemon() -> Iterator[str]:
         pytest.skip(missing())
     with tempfile.TemporaryDirectory(prefix="qemushim-session-") as folder:
         Path(folder, "libvirtd.conf").write_text(_CONF.format(folder))
-        environment = {**os.environ, "HOME": folder}
+        environment = {**os.environ, "HOME": folder, "PATH": _PATH}
         for variable, name in (("CONFIG", "config"), ("CACHE", "cache"), ("DATA", "data")):
             environment[f"XDG_{variable}_HOME"] = f"{folder}/{name}"
         environment["XDG_RUNTIME_DIR"] = f"{folder}/run"

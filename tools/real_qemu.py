@@ -65,6 +65,24 @@ class Outcome:
     why: str = ""
 
 
+#: what QEMU says where the kernel or the accelerator of this machine lacks something, not the command line
+_HOSTS_FAULT = (
+    *(
+        "kernel doesn't allow",
+        "requires accel=kvm",
+        "failed to set MSR",
+        "Could not access KVM kernel module",
+    ),
+    # a ROM of the document's own, a module that is another package
+    *("failed to find romfile", "missing object type", "is not a valid device model name"),
+)
+
+
+def _refusal(why: str) -> Outcome:
+    """What QEMU refused, put down to the host where that is what it says."""
+    return Outcome("needs" if any(words in why for words in _HOSTS_FAULT) else "refused", why)
+
+
 def try_guest(text: str | bytes, emulator: Emulator, folder: Path) -> Outcome:
     """Define the guest for the emulator and start it stopped, with everything of its own in ``folder``."""
     try:
@@ -297,7 +315,7 @@ def start(command: Command, folder: Path) -> Outcome:
         lines = said.read().strip().splitlines()
     if status in READY:
         return Outcome("accepted", "; ".join(lines))
-    return Outcome("refused", status or (lines[-1] if lines else f"status {process.returncode}"))
+    return _refusal(status or (lines[-1] if lines else f"status {process.returncode}"))
 
 
 def _own_paths(text: str, folder: Path) -> list[Path]:
