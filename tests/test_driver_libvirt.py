@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import qemushim
 from qemushim.cli import main
 from qemushim.compare.abi import place
 from qemushim.document.parse import parse
+from qemushim.driver.plug import join_live, plan_joining
 from qemushim.driver.site import Site
 from qemushim.emulator.model import Emulator
 from qemushim.guest import Guest
@@ -260,7 +260,6 @@ def test_libvirts_own_errors_are_untouched(connection: Any) -> None:
 def test_a_full_bus_says_what_to_add(connection: Any) -> None:
     stored = Guest.from_xml(connection.define(connection.plan(document("", "pc"))).XMLDesc(0))
     site = connection._site
-    from qemushim.driver.plug import join_live
 
     def plug(number: int) -> None:
         devices = join_live(stored, parse(NIC.format(number)), site, site.emulator(stored))
@@ -272,6 +271,31 @@ def test_a_full_bus_says_what_to_add(connection: Any) -> None:
         plug(29)
     assert "full: bus 0 (pci-root); add <controller type='pci' model='pci-bridge'/>" in caught.value.message
     assert "bus 0 (pci-root): 01" in caught.value.hint
+
+
+def test_a_place_that_both_documents_have_free(connection: Any) -> None:
+    """The stored definition has a disk, and then a bridge, where the running guest has nothing."""
+    text = connection.define(connection.plan(document("", "pc"))).XMLDesc(0)
+    live = Guest.from_xml(text.replace("type='test'", "type='qemu'"))
+    site = connection._site
+    joined = [plan_joining(NIC.format(1), site, live, live, into="both")]
+    disk = DISK.format("vda", "virtio").replace("</disk>", f"{address_of(joined[-1].live[-1])}</disk>")
+    stored, _ = live.joined(disk, site.emulator(live), site.host)
+    joined.append(plan_joining(NIC.format(1), site, stored, live, into="both"))
+    bridge = (
+        f"<controller type='pci' index='1' model='pci-bridge'>{address_of(joined[-1].live[-1])}</controller>"
+    )
+    stored, _ = stored.joined(bridge, site.emulator(live), site.host)
+    joined.append(plan_joining(NIC.format(1), site, stored, live, into="both"))
+    assert [found.live for found in joined] == [found.config for found in joined]
+    assert len({address_of(found.live[-1]) for found in joined}) == 3
+    named = NIC.format(1).replace("</interface>", f"{address_of(joined[1].live[-1])}</interface>")
+    with pytest.raises(qemushim.AddressError, match="double use of PCI Address"):
+        plan_joining(named, site, stored, live, into="both")
+
+
+def address_of(text: str) -> str:
+    return re.findall("<address [^>]*/>", text)[-1]
 
 
 # -- drop-in -----------------------------------------------------------------------------------------------------------
@@ -385,7 +409,9 @@ def test_a_host_far_away_is_known_by_what_libvirt_says() -> None:
 def test_kvm_may_be_libvirts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who may not open /dev/kvm has a libvirtd that may."""
     slow = Emulator.recorded("9.0")
-    slow = replace(slow, accelerators=slow.accelerators[-1:], flags=slow.flags - {"kvm"})
+    slow = Emulator(
+        **{**slow.__dict__, "accelerators": slow.accelerators[-1:], "flags": slow.flags - {"kvm"}}
+    )
     monkeypatch.setattr(Emulator, "probe", lambda path: slow)
     monkeypatch.setattr(FarAway, "uri", "qemu:///system")
     site = Site(FarAway())

@@ -206,6 +206,29 @@ def test_refusal_of_qemu_is_told_and_leaves_nothing(home: Path, host: Host, tmp_
     assert descriptors() == before
 
 
+def test_port_that_is_taken_meanwhile(home: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another guest may be faster; then the next port is tried."""
+    from qemushim.driver import ownhost
+
+    real, asked = ownhost.free_ports, []
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = max(taken.getsockname()[1], 5900)
+
+        def stale(*firsts: int) -> list[int]:
+            asked.append(firsts)
+            return [number, 5700, 5901, 5902] if len(asked) == 1 else real(*firsts)
+
+        monkeypatch.setattr(ownhost, "free_ports", stale)
+        with Machine.start(
+            guest("port", "<graphics type='vnc'/>"), home=home, host=host, paused=True
+        ) as machine:
+            assert len(asked) == 2
+            assert not machine.status().displays[0].endswith(str(number))
+
+
 def test_missing_binary(home: Path, host: Host) -> None:
     with pytest.raises(Exception, match="No such file"):
         Machine.start(guest("none"), home=home, host=host, binary="/nowhere/qemu")

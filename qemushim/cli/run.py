@@ -70,7 +70,6 @@ def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     try:
-        _report(machine)
         return _watch(machine, options.timeout)
     finally:
         machine.kill()
@@ -102,10 +101,11 @@ def _report(machine: Machine) -> None:
 
 
 def _watch(machine: Machine, timeout: float) -> int:
-    """Wait for the guest's end; the exit code."""
+    """Say that the guest runs, and wait for its end; the exit code."""
     from qemushim.cli import REFUSED
 
     try:
+        _report(machine)
         end = machine.wait()
     except KeyboardInterrupt:
         print(f"{printable(machine.name)}: shutting down (once more to end it at once)", file=sys.stderr)

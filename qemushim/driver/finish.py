@@ -18,8 +18,8 @@ Commands = Iterator[tuple[str, dict[str, Any]]]
 
 #: what ends a guest → (action of QEMU's, lifecycle word → what QEMU is to do)
 _ACTIONS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
-    ("on_poweroff", "shutdown", {"preserve": "pause"}),
-    ("on_reboot", "reboot", {"destroy": "shutdown", "preserve": "shutdown"}),
+    ("on_poweroff", "shutdown", {}),
+    ("on_reboot", "reboot", {"destroy": "shutdown"}),
     ("on_crash", "panic", {"preserve": "pause"}),
 )
 _USUAL = {"shutdown": "poweroff", "reboot": "reset", "panic": "shutdown"}

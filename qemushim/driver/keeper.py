@@ -39,6 +39,8 @@ def main(control: socket.socket) -> int:
         # who started this was gone before it had said what for
         return 1
     order: dict[str, Any] = json.loads(line)
+    for own in (control.fileno(), order["end"]):
+        os.set_inheritable(own, False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
     woken, wakes = os.pipe()

@@ -83,15 +83,19 @@ class Status:
     displays: tuple[str, ...] = ()
 
 
+#: the guests that end with this process: hanging up on their keepers is what ends them
+_KEEPERS: dict[Process, Keeper] = {}
+
+
 class Machine:
     """One guest.  Every call takes the guest's lock, so any number of processes and threads may have one."""
 
-    def __init__(self, folder: Folder, host: Host | None = None, keeper: Keeper | None = None) -> None:
+    def __init__(self, folder: Folder, host: Host | None = None) -> None:
         """Use ``start`` or ``open``."""
         self.folder = folder
         self.name = folder.name
         self._host = host
-        self._keeper = keeper
+        self._owns = False
         #: what happened while nobody looked, and what could not be had
         self.notes: list[str] = []
         #: where planned and actual addresses differed when the guest was started, a line each
@@ -155,23 +159,27 @@ class Machine:
 
     def _run(self, started: Started, *, paused: bool) -> None:
         """Let the guest run."""
-        self._keeper = started.keeper
         self.differences, self.checked = started.differences, started.checked
         self.notes += started.notes
+        running, keeper = started.running, started.keeper
         try:
             if not paused:
-                with self._monitor(started.running) as monitor:
+                with self._monitor(running) as monitor:
                     monitor.resume()
-            if started.running.detached:
-                started.keeper.let_go()
-                started.keeper.close()
-                self._keeper = None
+            if running.detached:
+                keeper.let_go()
+                keeper.close()
+            running.phase = "running"
+            self.folder.store(running=running)
         except BaseException:
-            started.keeper.close()
-            started.keeper.qemu.wait(2 * GRACE)
-            self._keeper = None
-            self.folder.forget_run(started.running.made)
+            keeper.close()
+            keeper.qemu.signal(signal.SIGKILL)
+            keeper.qemu.wait(2 * GRACE)
+            self.folder.forget_run(running.made)
             raise
+        if not running.detached:
+            _KEEPERS[keeper.qemu] = keeper
+            self._owns = True
 
     @classmethod
     def open(cls, name: str, *, host: Host | None = None, home: Path | None = None) -> Machine:
@@ -198,7 +206,7 @@ class Machine:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         """A guest that is not detached ends with the block."""
-        if self._keeper is not None:
+        if self._owns:
             self.kill()
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -409,14 +417,16 @@ class Machine:
             self.folder.abandon()
             return None
         process = _process(running)
-        if running.phase == "starting" and process.alive:
-            # whoever started it holds no lock any more, so it is gone, and the keeper is about to end this
+        orphan = running.owner and not Process(running.owner, running.owner_started).alive
+        if (running.phase == "starting" or orphan) and process.alive:
+            # whoever started it holds no lock any more, or is gone: the keeper is about to end it
             process.wait(2 * GRACE)
         if running.boot == host_start() and process.alive:
             if running.phase != "starting":
                 return running
             process.signal(signal.SIGKILL)
             process.wait(QUIT)
+        _hang_up(running)
         self._note_end(running)
         self.folder.abandon()
         self.folder.forget_run(running.made)
@@ -457,9 +467,7 @@ class Machine:
             if now is not None and (now.pid, now.started) == (running.pid, running.started):
                 self.folder.abandon()
                 self.folder.forget_run(running.made)
-        if self._keeper is not None:
-            self._keeper.close()
-            self._keeper = None
+        _hang_up(running)
 
     def _tell(self, what: Callable[[QmpMonitor | TextMonitor], None]) -> bool:
         """Say something to the monitor, if it can be reached."""
@@ -483,6 +491,12 @@ class Machine:
     def _is_off(self) -> DriverError:
         hint = "; ".join(self.notes) or f"qemushim run {self.name}"
         return DriverError(f"guest '{self.name}' is off", hint=hint)
+
+
+def _hang_up(running: Running) -> None:
+    keeper = _KEEPERS.pop(_process(running), None)
+    if keeper is not None:
+        keeper.close()
 
 
 def _process(running: Running) -> Process:

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from qemushim.address.assign import assign_one, home_of
+from qemushim.address.needs import Kind
 from qemushim.address.past import add_supports
 from qemushim.address.pci import BUS_KINDS
+from qemushim.address.pcilayout import PciLayout
 from qemushim.address.usb import is_usb
 from qemushim.address.walk import index_of
 from qemushim.compare.abi import describe, place
 from qemushim.context import Define
+from qemushim.devices import BY_TAG
 from qemushim.devices.base import Device
-from qemushim.devices.pairing import find_devices, place_of
+from qemushim.devices.pairing import find_devices, pair_devices, place_of
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
 from qemushim.document.units import format_set
@@ -61,7 +64,7 @@ def plan_joining(text: str, site: Site, stored: Guest | None, live: Guest | None
         assert stored is not None
         beside = only_in(live, stored) if live is not None else []
         definition, device = _join_config(stored, node, site, emulator, beside=beside)
-        return Joining(config=_texts(definition, device, node), definition=definition)
+        return Joining(config=_texts(stored, definition, device, node), definition=definition)
     occupied = only_in(stored, live) if stored is not None else []
     for _ in range(_TRIES):
         devices = join_live(live, node, site, emulator, beside=occupied, like=stored)
@@ -76,7 +79,7 @@ def plan_joining(text: str, site: Site, stored: Guest | None, live: Guest | None
             # free in the running guest alone: leave it out, and look on
             occupied = [*occupied, devices[-1]]
             continue
-        joining.config = _texts(definition, device, node)
+        joining.config = _texts(stored, definition, device, node)
         joining.definition = definition
         return joining
     raise AddressError(
@@ -116,7 +119,8 @@ def _join_config(
         if home_of(device, d := Define(definition.domain, emulator, site.host)) == "usb":
             _plug_usb(device, d)
     except AddressError as problem:
-        raise _no_room(problem, node, stored) from problem
+        d = Define(draft.domain, emulator, site.host)
+        raise _no_room(problem, _device_of(node), d) from problem
     definition.domain.node.set("type", real)
     site.trim(definition)
     return definition, device
@@ -134,9 +138,14 @@ def _plug_usb(device: Device, d: Define) -> None:
         d.domain.adopt(device.node)
 
 
-def _texts(definition: Guest, device: Device, node: Node) -> list[str]:
+def _device_of(node: Node) -> Device:
+    return BY_TAG[node.tag](node)
+
+
+def _texts(stored: Guest, definition: Guest, device: Device, node: Node) -> list[str]:
     """XML of what a definition has more than the stored one: controllers, and then the device."""
-    added = [c for c in definition.domain.lists["controller"] if c.node.origin < 0 and c is not device]
+    paired = {new for new, _ in pair_devices(definition.domain.lists, stored.domain.lists)}
+    added = [c for c in definition.domain.lists["controller"] if c not in paired and c is not device]
     return [*map(_as_written, added), _with_address(node, device)]
 
 
@@ -189,7 +198,7 @@ def join_live(
         try:
             _seat(new, d, beside)
         except AddressError as problem:
-            raise _no_room(problem, new.node, live) from problem
+            raise _no_room(problem, new, d) from problem
         domain.adopt(new.node)
     device.check(d)
     return [*missing, device]
@@ -226,13 +235,14 @@ def _joined(live: Guest, devices: Sequence[Device]) -> Guest:
 
 #: kind of place → what gives more of it
 _MORE = {
-    "pcie": "<controller type='pci' model='pcie-root-port'/>",
+    "conventional": "<controller type='pci' model='pcie-to-pci-bridge'/>",
+    "dimm": "more slots: <maxMemory slots='…'>",
+    "drive": "<controller type='scsi' model='virtio-scsi'/>",
+    "express": "<controller type='pci' model='pcie-root-port'/>",
     "pci": "<controller type='pci' model='pci-bridge'/>",
     "pseries": "<controller type='pci' model='pci-root'/>",
     "usb": "<controller type='usb' model='qemu-xhci'/> or <hub type='usb'/>",
     "virtio-serial": "<controller type='virtio-serial'/>",
-    "dimm": "more slots: <maxMemory slots='…'>",
-    "drive": "<controller type='scsi' model='virtio-scsi'/>",
 }
 #: words of a message → the kind of place that it speaks of
 _WORDS = (
@@ -244,45 +254,31 @@ _WORDS = (
 )
 
 
-def _no_room(problem: AddressError, node: Node, guest: Guest) -> AddressError:
+def _no_room(problem: AddressError, device: Device, d: Define) -> AddressError:
     """The same error; where everything is taken, with what is full and what to add in its message."""
     kind = next((kind for words, kind in _WORDS if words in problem.message), "")
     if not kind:
         return problem
+    full = f"full: {problem.hint}"
     if kind == "pci":
-        kind = _pci_kind(guest.domain)
-    what = describe(_device_of(node))
-    full = _full_buses(guest.domain) if kind in ("pci", "pcie", "pseries") else problem.hint
-    more = f"add {_MORE[kind]} to the stored definition and start the guest anew"
-    return AddressError(
-        f"{problem.message} for {what}; full: {full}; {more}", hint=problem.hint, element=problem.element
-    )
+        layout = PciLayout(d)
+        need = layout.need(device).kind
+        express = "express" if need is Kind.PCIE else "conventional"
+        kind = "pseries" if d.board.is_pseries else express if layout.express else "pci"
+        full = _full_buses(d.domain, need)
+    text = f"{problem.message} for {describe(device)}; {full}; add {_MORE[kind]} to the stored definition"
+    return AddressError(f"{text} and start the guest anew", hint=problem.hint, element=problem.element)
 
 
-def _full_buses(domain: Domain) -> str:
-    """``bus 1-6 (pcie-root-port)``: the buses that take devices while the guest runs."""
+def _full_buses(domain: Domain, need: Kind) -> str:
+    """``full: bus 1-6 (pcie-root-port)``: the buses that take such devices while the guest runs."""
     models: dict[str, list[int]] = {}
     for controller in domain.lists["controller"]:
-        model = controller.node.get("model") or ""
-        if controller.node.get("type") == "pci" and model in BUS_KINDS and BUS_KINDS[model].hotplug:
-            models.setdefault(model, []).append(index_of(controller))
-    return (
-        ", ".join(f"bus {format_set(indexes)} ({model})" for model, indexes in models.items())
-        or "there is no bus"
-    )
-
-
-def _pci_kind(domain: Domain) -> str:
-    if domain.board.is_pseries:
-        return "pseries"
-    express = any(c.node.get("model") == "pcie-root" for c in domain.lists["controller"])
-    return "pcie" if express else "pci"
-
-
-def _device_of(node: Node) -> Device:
-    from qemushim.devices import BY_TAG
-
-    return BY_TAG[node.tag](node)
+        bus = BUS_KINDS.get(controller.node.get("model") or "")
+        if controller.node.get("type") == "pci" and bus is not None and bus.hotplug and need in bus.accepts:
+            models.setdefault(controller.node.get("model") or "", []).append(index_of(controller))
+    full = ", ".join(f"bus {format_set(indexes)} ({model})" for model, indexes in models.items())
+    return f"full: {full}" if full else f"no bus takes a {need}"
 
 
 # -- changing and leaving ------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ class Site:
             arch=arch,
             emulators={**found.emulators, **dict(self._emulators())},
             privileged=not urlsplit(self.uri).path.startswith("/session"),
+            # what its helpers can do is libvirt's to know
+            tpm_versions=None,
             security_model=next((model for model in models if model), "none"),
             new_uuid=lambda purpose: str(uuid.uuid4()),
             new_mac=lambda purpose: "52:54:00:" + secrets.token_bytes(3).hex(":"),

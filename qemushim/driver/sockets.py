@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Iterator
 
 #: bytes of an address, with the one behind it
@@ -55,7 +56,13 @@ def connect(path: str, timeout: float) -> socket.socket:
 
 
 def _remove_dead(address: str) -> None:
-    """Remove a socket that nobody listens on any more; ``bind`` refuses every other file."""
+    """Remove a socket that nobody listens on any more; ``bind`` refuses whatever else is there."""
+    try:
+        # any file refuses connections
+        if not stat.S_ISSOCK(os.stat(address).st_mode):
+            return
+    except OSError:
+        return
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
         try:
             probe.connect(address)

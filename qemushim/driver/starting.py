@@ -33,7 +33,7 @@ from qemushim.driver.ownhost import (
     with_free_ports,
     write_key,
 )
-from qemushim.driver.process import GRACE, Keeper, describe_end, host_start, start_kept
+from qemushim.driver.process import GRACE, Keeper, describe_end, host_start, process_of, start_kept
 from qemushim.driver.qmpmonitor import QmpMonitor
 from qemushim.driver.readback import read_back
 from qemushim.driver.state import Folder, Running, next_id, storing
@@ -49,6 +49,8 @@ from qemushim.machine.domain import Domain
 PATIENCE = 60.0
 #: seconds until a QEMU that hung up has ended
 _LAST_WORDS = 1.0
+#: how often a start is tried that fails for a port which somebody else took meanwhile, and how QEMU says so
+_TRIES, _TAKEN = 3, "Address already in use"
 #: bytes of a log that the next start puts aside
 _LOG_BYTES = 2 << 20
 
@@ -134,15 +136,19 @@ def start(request: Request, folder: Folder) -> Started:
     """
     emulator = emulator_of(request.guest, request.host, request.binary, legacy=request.legacy)
     key = random.token_bytes(KEY_BYTES)
-    host = with_free_ports(own_host(request.host, folder, next_id(folder.home), key, request.secrets))
+    host = own_host(request.host, folder, next_id(folder.home), key, request.secrets)
     definition = define(request, emulator, host, folder.definition())
     shutil.rmtree(folder.run_path, ignore_errors=True)
-    work = _Start(request, folder, emulator, host, definition)
-    try:
-        return work.run(key)
-    except BaseException:
-        folder.forget_run(work.running.made)
-        raise
+    for left in reversed(range(_TRIES)):
+        work = _Start(request, folder, emulator, with_free_ports(host), definition)
+        try:
+            return work.run(key)
+        except BaseException as problem:
+            folder.forget_run(work.running.made)
+            # a port that was free may have been taken before QEMU came to it
+            if not left or not isinstance(problem, DriverError) or _TAKEN not in problem.hint:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 class _Start:
@@ -267,6 +273,9 @@ class _Start:
         running = self.running
         running.pid, running.started = keeper.qemu.pid, keeper.qemu.started
         running.keeper, running.keeper_started = keeper.process.pid, keeper.process.started
+        if not running.detached:
+            own = process_of(os.getpid())
+            running.owner, running.owner_started = own.pid, own.started
         self.folder.store(running=running)
         started = Started(running, keeper, self.definition)
         with open_monitor(running.dialect, running.monitor, self.request.patience, keeper.qemu) as monitor:
@@ -274,7 +283,6 @@ class _Start:
                 self._ask(monitor, started)
             else:
                 self._ask_human(monitor, started)
-        running.phase = "running"
         self.folder.mark_legacy(self.request.legacy)
         self.folder.store(definition=self.definition.to_xml(), running=running)
         return started

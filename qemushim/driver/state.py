@@ -65,6 +65,9 @@ class Running:
     started: int = 0
     keeper: int = 0
     keeper_started: int = 0
+    #: the process that the guest ends with, 0 where it goes on by itself
+    owner: int = 0
+    owner_started: int = 0
     #: which start of the host that was
     boot: str = ""
     #: seconds since 1970
@@ -263,15 +266,16 @@ class Folder:
         return found if isinstance(found, dict) else {}
 
     def last_words(self, lines: int = 1) -> list[str]:
-        """The last lines of the log that are QEMU's own."""
+        """The last lines that QEMU has printed in this run, or the last one."""
         try:
             with open(self.log_path, "rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - 8192))
                 text = log.read().decode(errors="replace")
         except OSError:
             return []
-        said = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        return said[-lines:]
+        every = text.splitlines()
+        start = next((at for at in range(len(every), 0, -1) if every[at - 1].startswith("#")), 0)
+        return [line for line in every[start:] if line.strip()][-lines:]
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

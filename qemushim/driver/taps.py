@@ -80,8 +80,9 @@ def _make_taps(wanted: Connection) -> tuple[str, list[int]]:
     path = wanted.custom_device or _DEVICE
     try:
         for _ in range(wanted.queues):
+            request = _request(name, struct.pack("H", flags))
             descriptors.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
-            reply = fcntl.ioctl(descriptors[-1], _TUNSETIFF, _request(name, struct.pack("H", flags)))
+            reply = fcntl.ioctl(descriptors[-1], _TUNSETIFF, request)
             name = reply[:_NAME].rstrip(b"\0").decode()
     except OSError as problem:
         for descriptor in descriptors:
