@@ -2,6 +2,6 @@
 
 import sys
 
-from qemushim.cli import main
+from qemushim.cli import program
 
-sys.exit(main())
+sys.exit(program())
