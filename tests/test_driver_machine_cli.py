@@ -155,6 +155,21 @@ def test_interrupted_twice_it_ends_at_once(document: Path) -> None:
     assert (text, code) == ("web: killed\n", 130)
 
 
+def test_interrupted_over_and_over(document: Path, tmp_path: Path) -> None:
+    """Whenever they come, and however fast: it ends, and leaves nothing behind."""
+    document.write_text(document.read_text().replace("<acpi/>", ""))
+    child = in_front(document)
+    while child.poll() is None:
+        child.send_signal(signal.SIGINT)
+    text, code = rest(child)
+    assert "Traceback" not in text
+    assert text.endswith(("web: killed\n", "web: quit\n"))
+    # the last one may come when Python is on its way out; a shell says 130 for both
+    assert code in (130, -signal.SIGINT)
+    assert Machine.open("web").folder.running() is None
+    assert Machine.open("web").notes == []
+
+
 def test_guest_stopped_from_elsewhere(document: Path) -> None:
     child = in_front(document)
     assert Machine.open("web").stop(force=True) == "quit"

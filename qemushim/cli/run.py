@@ -12,13 +12,15 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from qemushim.cli.common import note, printable, read_document
 from qemushim.cli.guests import add_secrets, read_secrets, tell
+from qemushim.errors import DriverError
 
 if TYPE_CHECKING:
     from qemushim.driver.machine import Machine
+    from qemushim.driver.process import Process
     from qemushim.guest import Guest
 
 #: seconds that a guest has to shut down
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from qemushim.driver.machine import Machine
 
+    interrupts = _Interrupts()
     machine = Machine.start(
         _document(options.file),
         binary=options.qemu,
@@ -67,12 +70,31 @@ def run(options: argparse.Namespace) -> int:
     if options.detach:
         _report(machine)
         return 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
     try:
-        return _watch(machine, options.timeout)
+        interrupts.guest = machine.process
+        return _watch(machine, options.timeout, interrupts)
     finally:
         machine.kill()
+
+
+class _Interrupts:
+    """Ctrl-C and its like: the first ends the waiting, the next ones the guest.
+
+    The next ones raise nothing: nobody is stopped halfway, with a lock in hand.
+    """
+
+    def __init__(self) -> None:
+        #: who is killed by the next ones; ``None`` while the guest is being started
+        self.guest: Process | None = None
+        self.first, self.killed = True, False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._happened)
+
+    def _happened(self, number: int, frame: FrameType | None) -> None:
+        if self.guest is None or self.first:
+            self.first = self.guest is None
+            raise KeyboardInterrupt
+        self.killed = self.guest.signal(signal.SIGKILL) or self.killed
 
 
 def _document(given: str) -> Guest:
@@ -100,7 +122,7 @@ def _report(machine: Machine) -> None:
     sys.stdout.flush()
 
 
-def _watch(machine: Machine, timeout: float) -> int:
+def _watch(machine: Machine, timeout: float, interrupts: _Interrupts) -> int:
     """Say that the guest runs, and wait for its end; the exit code."""
     from qemushim.cli import REFUSED
 
@@ -109,11 +131,8 @@ def _watch(machine: Machine, timeout: float) -> int:
         end = machine.wait()
     except KeyboardInterrupt:
         print(f"{printable(machine.name)}: shutting down (once more to end it at once)", file=sys.stderr)
-        try:
-            print(printable(f"{machine.name}: {machine.stop(timeout)}"))
-        except KeyboardInterrupt:
-            machine.kill()
-            print(printable(f"{machine.name}: killed"))
+        how = _shut_down(machine, timeout)
+        print(printable(f"{machine.name}: {'killed' if interrupts.killed else how}"))
         return 130
     print(printable(f"{machine.name}: {end}"))
     if end is None or not end.crashed:
@@ -123,5 +142,10 @@ def _watch(machine: Machine, timeout: float) -> int:
     return REFUSED
 
 
-def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _shut_down(machine: Machine, timeout: float) -> str:
+    try:
+        return machine.stop(timeout)
+    except DriverError:
+        if machine.process is not None:
+            raise
+        return "ended"  # before it could be asked to

@@ -224,6 +224,12 @@ class Machine:
         return running if running is not None and _process(running).alive else None
 
     @property
+    def process(self) -> Process | None:
+        """The QEMU that runs; ``None``: the guest is off."""
+        running = self.running
+        return _process(running) if running is not None else None
+
+    @property
     def definition(self) -> str:
         """The stored definition.  Raises ``DriverError`` where there is none."""
         text = self.folder.definition()
