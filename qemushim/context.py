@@ -61,6 +61,8 @@ class Define(Context):
     update: bool = True
     #: a start is being prepared: what is left open in a stored definition is decided now
     start: bool = False
+    #: every device has its address already
+    placed: bool = False
     #: the document is one of a guest that runs: what it has only while it does is kept
     live: bool = False
     #: where the guest migrates in from, ``""`` for a fresh start

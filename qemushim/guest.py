@@ -155,10 +155,17 @@ CHECK: tuple[Step, ...] = (
     check_whole,
 )
 
+
+def place_what_is_open(d: Define) -> None:
+    """Addresses that a stored definition left open; one that was made a moment ago has them all."""
+    if not d.placed:
+        assign_addresses(d)
+
+
 #: from a definition to what is started
 START: tuple[Step, ...] = (
     firmware.select_firmware,
-    assign_addresses,
+    place_what_is_open,
     assign_aliases,
     memory.align_memory,
     cpu.resolve_cpu,
@@ -226,6 +233,8 @@ class Guest:
         self._detached: frozenset[int] = frozenset()
         #: the emulator and the host that this is a definition for
         self._defined_for: tuple[Emulator, Host] | None = None
+        #: the emulator for which this was defined a moment ago, every address included
+        self._placed_for: Emulator | None = None
 
     @classmethod
     def from_xml(cls, text: str | bytes, file: str = "") -> Guest:
@@ -311,6 +320,7 @@ class Guest:
             guest = self.copy()
         else:
             guest = self.define(emulator, host, update=update)
+            guest._placed_for = emulator if update else None
         with located(self.file):
             return guest.start(emulator, host, incoming=incoming, export=export)
 
@@ -351,7 +361,8 @@ class Guest:
         emulator = namespace.changed_emulator(self.domain, emulator)
         if export:
             export_interfaces(self.domain)
-        d = Define(self.domain, emulator, host, update=False, start=True, incoming=incoming)
+        placed = self._placed_for is emulator
+        d = Define(self.domain, emulator, host, update=False, start=True, incoming=incoming, placed=placed)
         for step in START:
             step(d)
         command = into if into is not None else Command("")

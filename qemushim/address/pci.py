@@ -97,14 +97,17 @@ class Bus:
 
     def find(self, *, joins: bool) -> tuple[int, int] | None:
         """The lowest slot with nothing in it, or one to share; and its function."""
-        while self._low <= self.kind.last and self.slots[self._low]:
-            self._low += 1
-        shared = [s for s in self.joinable if self.slots[s] != ALL_FUNCTIONS] if joins else []
-        slot = min([self._low, *shared])
-        if slot > self.kind.last:
+        slots, slot, last = self.slots, self._low, self.kind.last
+        while slot <= last and slots[slot]:
+            slot += 1
+        self._low = slot
+        if joins:
+            slot = min([s for s in self.joinable if slots[s] != ALL_FUNCTIONS and s < slot], default=slot)
+        if slot > last:
             return None
-        used = self.slots[slot]
-        return slot, next(f for f in range(8) if not used >> f & 1) if used else 0
+        used = slots[slot]
+        # the lowest bit that is not set
+        return slot, (~used & (used + 1)).bit_length() - 1
 
     def drawing(self) -> str:
         """``bus 0 (pci-root): 01:0f 02``: the slots in use, with the functions where it is not 0 alone."""

@@ -34,29 +34,33 @@ if TYPE_CHECKING:
 
 #: a function each for the parts of an ICH9 USB 2 controller, which share a slot
 USB2_FUNCTIONS = {"ich9-ehci1": 7, "ich9-uhci1": 0, "ich9-uhci2": 1, "ich9-uhci3": 2}
-#: the order in which devices without an address get one
-_ORDER: tuple[tuple[str, Callable[[Device], bool]], ...] = (
-    ("controller", lambda device: device.node.get("type") == "pci"),
-    ("filesystem", lambda device: True),
-    ("interface", lambda device: not is_hostdev_interface(device)),
-    ("sound", lambda device: True),
-    ("controller", lambda device: device.node.get("type") != "pci" and not _is_primary_ide(device)),
-    ("disk", lambda device: True),
-    ("interface", is_hostdev_interface),
-    *((tag, lambda device: True) for tag in (
-        *("hostdev", "memballoon", "rng", "watchdog", "video", "shmem", "input", "serial", "iommu", "vsock"),
-        *("memory", "crypto", "panic", "pstore"),
-    )),
-)  # fmt: skip
 
 
 def _is_primary_ide(device: Device) -> bool:
     return device.node.get("type") == "ide" and index_of(device) == 0
 
 
+#: the order in which devices without an address get one; which of a kind, where it is not all of them
+_ORDER: tuple[tuple[str, Callable[[Device], bool] | None], ...] = (
+    ("controller", lambda device: device.node.attrib.get("type") == "pci"),
+    ("filesystem", None),
+    ("interface", lambda device: not is_hostdev_interface(device)),
+    ("sound", None),
+    ("controller", lambda device: device.node.attrib.get("type") != "pci" and not _is_primary_ide(device)),
+    ("disk", None),
+    ("interface", is_hostdev_interface),
+    *((tag, None) for tag in (
+        *("hostdev", "memballoon", "rng", "watchdog", "video", "shmem", "input", "serial", "iommu", "vsock"),
+        *("memory", "crypto", "panic", "pstore"),
+    )),
+)  # fmt: skip
+
+
 def in_assign_order(domain: Domain) -> Iterator[Device]:
     for tag, want in _ORDER:
-        yield from (device for device in domain.lists[tag] if want(device))
+        listed = domain.lists[tag]
+        if listed:
+            yield from listed if want is None else filter(want, listed)
 
 
 class PciLayout:
@@ -192,7 +196,9 @@ class PciLayout:
         need = self.need(device)
         if need.kind is Kind.NONE:
             return
-        function = USB2_FUNCTIONS.get(device.node.get("model") or "") if device.tag == "controller" else None
+        function = None
+        if device.tag == "controller":
+            function = USB2_FUNCTIONS.get(device.node.attrib.get("model", ""))
         if function is None:
             place = tree.next(need, device.node)
         else:
@@ -233,7 +239,7 @@ def _model(controller: Device) -> str:
 
 
 def pci_controllers(domain: Domain) -> list[Device]:
-    return [device for device in domain.lists["controller"] if device.node.get("type") == "pci"]
+    return [device for device in domain.lists["controller"] if device.node.attrib.get("type") == "pci"]
 
 
 def _is_built_in(device: Device, place: PciAddress) -> bool:
@@ -267,15 +273,15 @@ def assign_pci(d: Define) -> None:
 
 def set_multifunction(places: Iterable[tuple[Device, PciAddress]]) -> None:
     """Function 0 of a slot says so where there are more functions."""
-    first: dict[PciAddress, Device] = {}
-    shared: set[PciAddress] = set()
+    first: dict[tuple[int, ...], Device] = {}
+    shared: set[tuple[int, ...]] = set()
     for device, place in places:
         if place.function:
-            shared.add(place._replace(function=0))
+            shared.add(place[:3])
         else:
-            first[place] = device
-    for place in shared & first.keys():
-        node = first[place].node.ensure("address")
+            first[place[:3]] = device
+    for slot in shared & first.keys():
+        node = first[slot].node.ensure("address")
         node.attrib.setdefault("multifunction", "on")
 
 

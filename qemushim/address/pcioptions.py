@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qemushim.address.pcilayout import pci_controllers
 from qemushim.address.walk import index_of, number, pci_address
 from qemushim.devices.base import Device
+from qemushim.document.node import Node
 from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
@@ -40,10 +41,10 @@ def complete_pci_options(d: Define) -> None:
     lowest = min(_given(controllers, "busNr"), default=_LAST_BUS_NUMBER)
     indexes = _given(controllers, "index")
     for controller in controllers:
-        model = controller.node.get("model") or ""
+        model = controller.node.attrib.get("model", "")
         name = _model_name(d, model)
         if name:
-            _complete(controller, "model", {"name": name})
+            _child(controller, "model").attrib.setdefault("name", name)
         if model in EXPANDERS:
             lowest = _complete_expander(d, controller, lowest)
         elif model == "pci-root" and d.board.is_pseries:
@@ -66,28 +67,35 @@ def _model_name(d: Define, model: str) -> str:
     return MODEL_NAMES.get(model, "")
 
 
+#: model → what ``<target>`` says of it
+_NUMBERS = {
+    "pci-bridge": ("chassisNr",),
+    "pcie-root-port": ("chassis", "port"),
+    "pcie-switch-downstream-port": ("chassis", "port"),
+}
+
+
 def _complete_numbers(controller: Device, model: str) -> None:
+    names = _NUMBERS.get(model)
+    if names is None:
+        return
+    target = _child(controller, "target").attrib
+    for name in names:
+        if name not in target:
+            target[name] = _port(controller, model) if name == "port" else str(index_of(controller))
+
+
+def _port(controller: Device, model: str) -> str:
+    """The number of a port is where it sits; a root port can be one of the functions of a slot."""
     place = pci_address(controller)
     slot, function = (place.slot, place.function) if place is not None else (0, 0)
-    values: dict[str, str] = {}
-    match model:
-        case "pci-bridge":
-            values = {"chassisNr": str(index_of(controller))}
-        case "pcie-root-port":
-            values = {"chassis": str(index_of(controller)), "port": f"{slot * 8 + function:#x}"}
-        case "pcie-switch-downstream-port":
-            values = {"chassis": str(index_of(controller)), "port": f"{slot:#x}"}
-    if values:
-        _complete(controller, "target", values)
+    return f"{slot * 8 + function:#x}" if model == "pcie-root-port" else f"{slot:#x}"
 
 
-def _complete(controller: Device, tag: str, values: dict[str, str]) -> None:
-    """Write what a child element leaves out; it is made where it is missing."""
+def _child(controller: Device, tag: str) -> Node:
+    """A child element, made where it is missing."""
     node = controller.node.child(tag)
-    if node is None:
-        node = controller.node.add(tag)
-    for name, value in values.items():
-        node.attrib.setdefault(name, value)
+    return node if node is not None else controller.node.add(tag)
 
 
 def _complete_expander(d: Define, controller: Device, lowest: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from qemushim.devices.address import PciAddress, pci_place
@@ -62,31 +63,42 @@ def index_of(controller: Device) -> int:
 def pci_address(device: Device) -> PciAddress | None:
     """The PCI address that a device has; ``None`` where it has none, or leaves the place open."""
     node = device.node.child("address")
-    if node is None or node.attrib.get("type") != "pci":
+    return None if node is None else _given_place(node)
+
+
+def _given_place(address: Node) -> PciAddress | None:
+    if address.attrib.get("type") != "pci":
         return None
-    place = pci_place(node)
+    place = pci_place(address)
     return place if place.domain or place.bus or place.slot else None
 
 
 def wants_pci(device: Device) -> bool:
     """No address at all, or ``<address type='pci'/>`` that leaves the place open."""
     node = device.node.child("address")
-    if node is None:
-        return True
-    return node.get("type") == "pci" and pci_address(device) is None
+    return node is None or (node.attrib.get("type") == "pci" and _given_place(node) is None)
 
 
-def write_pci(device: Device, place: PciAddress, *, multifunction: bool = False) -> None:
-    """Write a PCI address, keeping what else the element says (zPCI ids, ``multifunction``)."""
-    node = device.node.ensure("address")
-    rest = {name: value for name, value in node.attrib.items() if name == "multifunction"}
-    node.attrib = {
+@lru_cache(4096)
+def _written(place: PciAddress) -> dict[str, str]:
+    """How an address is written: to be copied, because guests have the same few places over and over."""
+    return {
         "type": "pci",
         "domain": f"0x{place.domain:04x}",
         "bus": f"0x{place.bus:02x}",
         "slot": f"0x{place.slot:02x}",
         "function": f"0x{place.function:x}",
-        **rest,
     }
+
+
+def write_pci(device: Device, place: PciAddress, *, multifunction: bool = False) -> None:
+    """Write a PCI address, keeping what else the element says (zPCI ids, ``multifunction``)."""
+    node = device.node.child("address")
+    if node is None:
+        node = device.node.add("address")
+    given = node.attrib.get("multifunction")
+    node.attrib = _written(place).copy()
+    if given is not None:
+        node.attrib["multifunction"] = given
     if multifunction:
         node.attrib["multifunction"] = "on"

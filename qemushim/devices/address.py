@@ -180,6 +180,7 @@ DISK_PREFIXES = ("fd", "hd", "vd", "sd", "xvd", "ubd")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
+@lru_cache(4096)
 def disk_index(name: str) -> int:
     """The number behind a disk's name, ``sda`` is 0, ``vdaa`` is 26; -1 where the name tells none.
 

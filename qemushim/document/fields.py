@@ -51,7 +51,8 @@ class Field(Generic[T]):
         self.name = ""
         #: how libvirt refuses a value here, where it does not say it in its usual way
         self.words = ""
-        self._is_text = type(self).read is Field.read
+        #: any text will do, and is the value
+        self.is_text = type(self).read is Field.read
 
     def says(self, words: str) -> Self:
         """The field, with words of its own for a value that is refused (``{}``: the value)."""
@@ -96,7 +97,7 @@ class Field(Generic[T]):
         raw = node.attrib.get(self.attribute) if self.attribute else node.text.strip() or None
         if raw is None:
             return self.default
-        if self._is_text:
+        if self.is_text:
             return raw
         try:
             return self.read(raw)

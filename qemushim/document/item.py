@@ -137,7 +137,7 @@ def check(node: Node, schema: Schema, report: Report = _raise) -> None:
     attributes = schema.attributes
     for name, raw in node.attrib.items():
         declared = attributes.get(name)
-        if declared is not None:
+        if declared is not None and not declared.is_text:
             try:
                 declared.read(raw)
             except ValueError:

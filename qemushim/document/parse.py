@@ -37,8 +37,12 @@ class MalformedError(ConfigError):
 class _Builder:
     """expat's events to a tree."""
 
-    def __init__(self, file: str, encoding: str | None) -> None:
+    def __init__(self, file: str, encoding: str | None, *, plain: bool, short: bool) -> None:
         self.file = file
+        #: the text speaks of no namespace
+        self.plain = plain
+        #: no value can be too long
+        self.short = short
         self.root: Node | None = None
         self.stack: list[Node] = []
         self.last: Node | None = None
@@ -78,35 +82,42 @@ class _Builder:
                 self.stack[-1].text += text
 
     def start(self, tag: str, attrib: dict[str, str]) -> None:
-        self.flush()
-        self.count += 1
-        if self.count > MAX_ELEMENTS:
+        if self.words:
+            self.flush()
+        stack = self.stack
+        if self.count >= MAX_ELEMENTS:
             self.fail(
                 f"more than {MAX_ELEMENTS} elements", "no domain has so many: split or shorten the document"
             )
-        if len(self.stack) >= MAX_DEPTH:
+        if len(stack) >= MAX_DEPTH:
             self.fail(f"elements nested deeper than {MAX_DEPTH}", "no domain is nested so deep")
-        for value in attrib.values():
-            if len(value) > MAX_VALUE:
-                self.fail(f"attribute value longer than {MAX_VALUE} characters in <{tag}>")
+        if not self.short and max(map(len, attrib.values()), default=0) > MAX_VALUE:
+            self.fail(f"attribute value longer than {MAX_VALUE} characters in <{tag}>")
+        if not self.plain:
+            tag = self.named(tag, attrib)
+        node = Node(tag, attrib, line=self.parser.CurrentLineNumber)
+        node.origin = self.count
+        self.count += 1
+        if stack:
+            stack[-1].children.append(node)
+        else:
+            self.root = node
+        stack.append(node)
+        self.last = None
+
+    def named(self, tag: str, attrib: dict[str, str]) -> str:
+        """The tag as it is known here; declarations of namespaces are noted."""
         if "xmlns" in attrib:
             self.defaults.append((len(self.stack), attrib["xmlns"]))
         if self.defaults and ":" not in tag and self.defaults[-1][1] == QEMU_NAMESPACE:
-            tag = QEMU_PREFIX + tag
             if attrib.pop("xmlns", None) is not None:
                 attrib["xmlns:qemu"] = QEMU_NAMESPACE
-        elif ":" in tag or not self.stack:
-            tag = self.resolve(tag, attrib)
-        elif any(name.startswith("xmlns:") for name in attrib):
+            return QEMU_PREFIX + tag
+        if ":" in tag or not self.stack:
+            return self.resolve(tag, attrib)
+        if any(name.startswith("xmlns:") for name in attrib):
             self.declare(attrib)
-        node = Node(tag, attrib, line=self.parser.CurrentLineNumber)
-        node.origin = self.count - 1
-        if self.stack:
-            self.stack[-1].children.append(node)
-        else:
-            self.root = node
-        self.stack.append(node)
-        self.last = None
+        return tag
 
     def declare(self, attrib: dict[str, str]) -> None:
         for name, value in attrib.items():
@@ -129,7 +140,8 @@ class _Builder:
         return tag if prefix + ":" != QEMU_PREFIX or uri is None else f"{{{uri}}}{local}"
 
     def end(self, _tag: str) -> None:
-        self.flush()
+        if self.words:
+            self.flush()
         self.last = self.stack.pop()
         if self.defaults and self.defaults[-1][0] == len(self.stack):
             self.defaults.pop()
@@ -163,7 +175,12 @@ def parse(text: str | bytes, file: str = "") -> Node:
             hint="a domain document begins with <domain>",
         )
     # a str is already decoded: its encoding declaration no longer speaks of what we hold
-    builder = _Builder(file, "utf-8" if isinstance(text, str) else None)
+    builder = _Builder(
+        file,
+        "utf-8" if isinstance(text, str) else None,
+        plain=isinstance(text, str) and "xmlns" not in text,
+        short=len(data) <= MAX_VALUE,
+    )
     try:
         builder.parser.Parse(data, True)
     except expat.ExpatError as broken:
