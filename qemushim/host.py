@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from qemushim.errors import error
 
+#: a table with nothing in it
+_NONE: Mapping[str, Any] = {}
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+
+class Paths(NamedTuple):
     """Where a privileged libvirtd keeps what belongs to guests."""
 
     lib: str = "/var/lib/libvirt/qemu"
@@ -29,8 +30,7 @@ class Paths:
     guest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class QemuConf:
+class QemuConf(NamedTuple):
     """The settings of libvirt's ``qemu.conf`` that a command line depends on, with their defaults."""
 
     vnc_listen: str = "127.0.0.1"
@@ -70,8 +70,7 @@ class QemuConf:
     log_timestamp: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ClassicHost:
+class ClassicHost(NamedTuple):
     """What matters only to a QEMU that is known by its help text."""
 
     #: path of the monitor's UNIX socket; ``""``: one of the guest's own below ``Paths.lib``
@@ -115,8 +114,7 @@ class CpuDefinition(NamedTuple):
 NEXT = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptors:
+class Descriptors(NamedTuple):
     """The numbers under which file descriptors are passed, by what they are open on.
 
     ``None``: the next free one, counted from ``first`` in the order of the command line.
@@ -130,7 +128,7 @@ class Descriptors:
     tpm: int | None = None
     tpm_cancel: int | None = None
     vdpa: int | None = None
-    vdpa_disk: Mapping[str, int] = field(default_factory=dict)
+    vdpa_disk: Mapping[str, int] = _NONE
     #: first of the run of every interface, one per queue
     tap: int | None = None
     #: the same for interfaces that libvirt itself connects to a bridge
@@ -232,9 +230,11 @@ def no_volume(pool: str, name: str) -> Mapping[str, Any] | None:
     )
 
 
-@dataclass(frozen=True)
-class Host:
-    """One host, as far as a command line can see it."""
+class Host(NamedTuple):
+    """One host, as far as a command line can see it.
+
+    ``host._replace(domain_id=3)`` is the same but for what is named.
+    """
 
     arch: str = "x86_64"
     cpu: CpuDefinition | None = None
@@ -248,7 +248,7 @@ class Host:
     config: QemuConf = QemuConf()
     classic: ClassicHost = ClassicHost()
     #: the environment of the process that starts guests
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = _NONE
     page_size: int = 4
     hugepages: tuple[Hugepages, ...] = ()
     numa: tuple[NumaNode, ...] = (NumaNode(0),)
@@ -259,8 +259,8 @@ class Host:
     #: vhost-user back ends, like ``firmware``
     vhost_user: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
     #: architecture → emulator binary
-    emulators: Mapping[str, str] = field(default_factory=dict)
-    pci: Mapping[str, PciDevice] = field(default_factory=dict)
+    emulators: Mapping[str, str] = _NONE
+    pci: Mapping[str, PciDevice] = _NONE
     #: paths that are a CD-ROM drive of the host
     cdrom_drives: frozenset[str] = frozenset({"/dev/cdrom", "/dev/sr0"})
     #: SCSI address of the host → its generic device
@@ -272,7 +272,7 @@ class Host:
     #: plugins of nbdkit
     nbdkit: frozenset[str] = frozenset()
     #: names of file descriptor groups that the caller passes for disks: (numbers, writable)
-    fd_groups: Mapping[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
+    fd_groups: Mapping[str, tuple[tuple[int, ...], bool]] = _NONE
     #: the host's kernel can move packets for virtio cards
     vhost_net: bool = True
     #: an external slirp process serves ``<interface type='user'>``

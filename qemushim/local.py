@@ -16,7 +16,6 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +60,7 @@ def local_arch() -> str:
 def local_host(nominal: Host) -> Host:
     """``nominal`` with what this machine says instead."""
     privileged = os.geteuid() == 0
-    return replace(
-        nominal,
+    return nominal._replace(
         arch=local_arch(),
         privileged=privileged,
         paths=Paths() if privileged else session_paths(),
@@ -114,7 +112,7 @@ def session_paths() -> Paths:
 def read_qemu_conf(privileged: bool) -> QemuConf:
     """``qemu.conf``, as far as a command line depends on it."""
     file = "/etc/libvirt/qemu.conf" if privileged else os.path.expanduser("~/.config/libvirt/qemu.conf")
-    known = {f.name: f.default for f in fields(QemuConf)}
+    known = QemuConf()._asdict()
     given: dict[str, Any] = {}
     for name, text, number in _SETTING.findall(_read(file)):
         default = known.get(name)

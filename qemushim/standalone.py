@@ -8,7 +8,7 @@ that need the host become user networking, and a display becomes VNC.  The hardw
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from qemushim.command.command import Command
 from qemushim.command.layout import quote, shell
@@ -80,10 +80,9 @@ def standalone(
 
 def own_host(host: Host, folder: str) -> Host:
     """The host as a guest of its own sees it: everything in one folder, nothing is passed, and no qemu.conf."""
-    return replace(
-        host,
+    return host._replace(
         paths=Paths(folder, folder, folder, folder, folder, host.paths.config, folder),
-        config=replace(QemuConf(), dump_guest_core=host.config.dump_guest_core),
+        config=QemuConf(dump_guest_core=host.config.dump_guest_core),
         environment={},
         descriptors=Descriptors(),
         vhost_net=False,

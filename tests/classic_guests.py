@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from qemushim.emulator.model import Accelerator, Emulator, Machine
 from qemushim.guest import Guest
 from qemushim.host import ClassicHost, Descriptors, Host, Hugepages, QemuConf
@@ -21,7 +19,7 @@ HOST = Host(
     hugepages=(Hugepages(2048, "/dev/hugepages", True),),
     descriptors=Descriptors(tap=50, vhost_net=70),
 )
-LETTER = replace(HOST, classic=ClassicHost(monitor="/run/m", to_the_letter=True))
+LETTER = HOST._replace(classic=ClassicHost(monitor="/run/m", to_the_letter=True))
 
 DISK = "<disk type='file'><source file='{path}'/><target dev='{dev}'/></disk>"
 NIC = "<interface type='user'><mac address='52:54:00:00:00:{mac:02x}'/><model type='{model}'/></interface>"

@@ -17,7 +17,7 @@ Results are ``NAME.EMULATOR.args`` (the command line as a shell takes it), ``NAM
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Golden:
         return out
 
     def host(self, arch: str) -> Host:
-        return replace(Host.nominal(arch), **HOSTS[self.get("host")])
+        return Host.nominal(arch)._replace(**HOSTS[self.get("host")])
 
     @property
     def arch(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -24,8 +23,7 @@ MACHINES = {"aarch64": "virt", "ppc64": "pseries", "riscv64": "virt", "s390x": "
 UUID = "8a2f0b9c-3d5e-4f61-9b7a-1c2d3e4f5a6b"
 
 #: a host with four NUMA nodes of four CPUs each
-HOST = replace(
-    Host.nominal(),
+HOST = Host.nominal()._replace(
     hugepages=(Hugepages(2048, "/mnt/huge2M", True), Hugepages(1048576, "/mnt/huge1G")),
     numa=tuple(NumaNode(n, frozenset(range(4 * n, 4 * n + 4))) for n in range(4)),
     auto_nodeset=(0, 1),
@@ -59,7 +57,7 @@ def guest(inside: str = "", emulator: Emulator = LATEST, **parts: object) -> Gue
 
 
 def host_of(emulator: Emulator) -> Host:
-    return replace(HOST, arch=emulator.arch)
+    return HOST._replace(arch=emulator.arch)
 
 
 def stored(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from qemushim.devices.base import Device
@@ -13,10 +12,9 @@ from qemushim.host import Descriptors, Host
 from qemushim.hotplug import LiveGuest, Plan
 from tests.small_guests import LATEST, document
 
-HOST = replace(Host.nominal(), domain_id=3, now=1_500_000_000)
+HOST = Host.nominal()._replace(domain_id=3, now=1_500_000_000)
 #: with the descriptors that libvirt passes, and secrets
-PASSING = replace(
-    HOST,
+PASSING = HOST._replace(
     descriptors=Descriptors(unix_listen=9, file_source=9, file_log=9),
     find_secret=lambda kind, reference: b"secret",
 )

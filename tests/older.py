@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from qemushim.emulator.bundled import recorded
 from qemushim.emulator.model import Emulator
 
@@ -50,18 +48,16 @@ def older(version: tuple[int, int, int], arch: str = "x86_64") -> Emulator:
         options["realtime"] = {"mlock"}
     types = found.types - {name for name, since in TYPES.items() if version < since}
     flags = found.flags - {name for name, since in TYPES.items() if version < since}
-    return replace(
-        found,
+    return found._replace(
         version=version,
         types=types,
         flags=flags,
         options={name: frozenset(parameters) for name, parameters in options.items()},
         accelerators=tuple(
-            replace(
-                accelerator,
+            accelerator._replace(
                 machines=tuple(
                     # the memory of a machine is an object since 5.0
-                    replace(machine, default_ram_id=machine.default_ram_id if version >= (5, 0, 0) else "")
+                    machine._replace(default_ram_id=machine.default_ram_id if version >= (5, 0, 0) else "")
                     for machine in accelerator.machines
                 ),
             )

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from qemushim.document.node import Node
@@ -62,7 +61,7 @@ def free_port() -> int:
 
 def run(guest: Guest, emulator: Emulator, folder: Path) -> str:
     """Start it in a shell, wait for its monitor, ask for its state, and end it.  The state, or what QEMU said."""
-    host = replace(Host.nominal(), vnc_port=free_port())
+    host = Host.nominal()._replace(vnc_port=free_port())
     script = standalone(guest, emulator, host, "./run").shell()
     with open(folder / "log", "wb") as log:
         # exec: the process that is ended is QEMU itself

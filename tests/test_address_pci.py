@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -333,8 +332,7 @@ def test_isolation_groups() -> None:
     source = "<source><address domain='0x{}' bus='1' slot='0' function='0x{}'/></source>"
     hostdev = "<hostdev mode='subsystem' type='pci' managed='yes'>" + source + "</hostdev>"
     known = {"0001:01:00.0": 5, "0001:01:00.1": 5, "0002:01:00.0": 7}
-    host = replace(
-        Host.nominal("ppc64"),
+    host = Host.nominal("ppc64")._replace(
         pci={name: PciDevice(express=False, iommu_group=g) for name, g in known.items()},
     )
     devices = hostdev.format(1, 0) + hostdev.format(2, 0) + hostdev.format(1, 1) + nic()
@@ -348,7 +346,7 @@ def test_isolation_groups() -> None:
 
 
 def test_mixing_groups_by_hand_makes_a_bus_common() -> None:
-    host = replace(Host.nominal("ppc64"), pci={"0001:01:00.0": PciDevice(express=False, iommu_group=5)})
+    host = Host.nominal("ppc64")._replace(pci={"0001:01:00.0": PciDevice(express=False, iommu_group=5)})
     source = "<source><address domain='0x1' bus='1' slot='0' function='0'/></source>"
     by_hand = f"<hostdev mode='subsystem' type='pci' managed='yes'>{source}{at(1, 2)}</hostdev>"
     found = places(nic(inside=at(1, 1)) + by_hand + nic(), PSERIES, host=host)

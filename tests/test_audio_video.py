@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,15 +60,14 @@ def test_default_back_end_follows_the_graphics(graphics: str, kind: str | None) 
 
 
 def test_the_hosts_administrator_may_let_the_host_decide() -> None:
-    host = replace(
-        HOST,
+    host = HOST._replace(
         config=QemuConf(nographics_allow_host_audio=True),
         environment={"QEMU_AUDIO_DRV": "pa"},
     )
     assert define("", host=host).domain.lists["audio"][0].node.attrib["type"] == "pulseaudio"
     vnc = define("<graphics type='vnc'/>", host=host)
     assert vnc.domain.lists["audio"][0].node.attrib["type"] == "none"
-    silent = replace(host, environment={})
+    silent = host._replace(environment={})
     assert not define("", host=silent).domain.lists["audio"]
 
 
@@ -106,7 +104,7 @@ def test_back_ends(xml: str, expected: dict[str, object]) -> None:
 
 
 def test_environment_of_back_ends() -> None:
-    host = replace(HOST, environment={"XDG_RUNTIME_DIR": "/run/user/7"})
+    host = HOST._replace(environment={"XDG_RUNTIME_DIR": "/run/user/7"})
     xml = "<audio id='1' type='sdl' driver='esd'/><audio id='2' type='pipewire'/>"
     environment = Guest.from_xml(domain(xml)).command(LATEST, host).environment
     assert environment["SDL_AUDIODRIVER"] == "esd"
@@ -202,7 +200,7 @@ def test_only_the_first_card_is_vga() -> None:
 
 
 def test_a_card_that_is_a_process_of_its_own() -> None:
-    host = replace(HOST, vhost_user=(("50-gpu.json", {"type": "gpu", "binary": "/usr/libexec/gpu"}),))
+    host = HOST._replace(vhost_user=(("50-gpu.json", {"type": "gpu", "binary": "/usr/libexec/gpu"}),))
     xml = "<video><driver name='vhostuser'/><model type='virtio'/></video>"
     tokens = Guest.from_xml(domain(xml)).command(LATEST, host).tokens
     assert any(token.startswith("socket,id=chr-vu-video0,") for token in tokens)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from tests.small_guests import LATEST, OLD, document, refusal, stored, tokens, v
 
 UUID = "0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f"
 SECRET = f"<secret type='passphrase' uuid='{UUID}'/>"
-HOST = replace(Host.nominal(), find_secret=lambda kind, reference: f"{kind}:{reference}".encode())
+HOST = Host.nominal()._replace(find_secret=lambda kind, reference: f"{kind}:{reference}".encode())
 
 
 def disk(
@@ -239,7 +238,7 @@ def test_ports_are_stored() -> None:
 
 
 def test_vhost_vdpa_takes_a_descriptor() -> None:
-    host = replace(HOST, descriptors=Descriptors(vdpa_disk={"/dev/vhost-vdpa-0": 33}))
+    host = HOST._replace(descriptors=Descriptors(vdpa_disk={"/dev/vhost-vdpa-0": 33}))
     text = disk("<source dev='/dev/vhost-vdpa-0'/>", kind="vhostvdpa")
     argv = tokens(text, LATEST, host)
     assert values("-add-fd", argv) == ["set=0,fd=33,opaque=libvirt-1-storage-vdpa"]
@@ -251,7 +250,7 @@ def test_vhost_vdpa_takes_a_descriptor() -> None:
     [(True, False, {"read-only": False}), (False, True, {"read-only": True})],
 )
 def test_a_lone_descriptor_has_one_mode(writable: bool, readonly: bool, mode: dict[str, bool]) -> None:
-    host = replace(HOST, fd_groups={"g": ((7,), writable)})
+    host = HOST._replace(fd_groups={"g": ((7,), writable)})
     rest = "<readonly/>" if readonly else ""
     text = disk("<source file='/a' fdgroup='g'/>", "type='qcow2'", rest=rest)
     assert values("-add-fd", tokens(text, LATEST, host)) == ["set=0,fd=7,opaque=libvirt-1-storage0"]
@@ -267,7 +266,7 @@ def test_an_unknown_group_of_descriptors() -> None:
 
 
 def test_nbdkit_stands_between() -> None:
-    host = replace(HOST, config=QemuConf(storage_use_nbdkit=True), nbdkit=frozenset({"curl"}))
+    host = HOST._replace(config=QemuConf(storage_use_nbdkit=True), nbdkit=frozenset({"curl"}))
     server = {"type": "unix", "path": "/var/lib/libvirt/qemu/domain--1-g/nbdkit-libvirt-1-storage.socket"}
     assert nodes(network("http", "a", SERVER), host=host)[0]["server"] == server
     assert nodes(network("ssh", "a", SERVER), host=host)[0]["driver"] == "ssh"
@@ -288,7 +287,7 @@ def pools(pool: str, name: str) -> dict[str, Any] | None:
     return found.get(name)
 
 
-POOLS = replace(HOST, find_volume=pools)
+POOLS = HOST._replace(find_volume=pools)
 
 
 @pytest.mark.parametrize(
@@ -362,13 +361,13 @@ def test_cookies_are_a_secret() -> None:
         return "x"
 
     text = network("http", "f", SERVER + jar)
-    (secret,) = objects(text, "secret", replace(HOST, encrypt=encrypt))
+    (secret,) = objects(text, "secret", HOST._replace(encrypt=encrypt))
     assert said == [b"a=1; b=2"]
     assert nodes(text)[0]["cookie-secret"] == secret["id"] == "libvirt-1-storage-httpcookie-secret0"
 
 
 def test_tls_by_the_document_or_by_the_host() -> None:
-    always = replace(HOST, config=QemuConf(nbd_tls=True, nbd_tls_x509_secret_uuid=UUID))
+    always = HOST._replace(config=QemuConf(nbd_tls=True, nbd_tls_x509_secret_uuid=UUID))
     for host, attributes in ((HOST, "tls='yes'"), (always, "")):
         text = network("nbd", "x", SERVER, attributes)
         (credentials,) = objects(text, "tls-creds-x509", host)

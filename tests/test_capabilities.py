@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,15 +83,15 @@ def test_machine_types_by_both_names() -> None:
 
 def test_machine_type_that_is_listed_under_both_names_comes_once() -> None:
     machines = (Machine("virt-9.0", "virt"), Machine("virt-9.0"))
-    arch = guest(replace(OMNI, accelerators=(Accelerator("tcg", machines),)), NOMINAL).find("arch")
+    arch = guest(OMNI._replace(accelerators=(Accelerator("tcg", machines),)), NOMINAL).find("arch")
     assert arch is not None
     assert [m.text for m in arch.all("machine")] == ["virt", "virt-9.0"]
 
 
 def test_guests_are_in_libvirts_order_and_one_for_an_architecture() -> None:
-    second = replace(OMNI, binary="/opt/second")
+    second = OMNI._replace(binary="/opt/second")
     emulators = [OMNI, second, *(recorded("latest", arch) for arch in ("s390x", "ppc64", "aarch64"))]
-    root = capabilities([replace(OMNI, arch="z80"), *emulators], NOMINAL)
+    root = capabilities([OMNI._replace(arch="z80"), *emulators], NOMINAL)
     arches = [g.value("arch/@name") for g in root.all("guest")]
     assert arches == ["aarch64", "ppc64", "s390x", "x86_64", "z80"]
     assert root.all("guest")[3].value("arch/emulator") == "/opt/omni"
@@ -113,7 +112,7 @@ def test_every_bundled_architecture_has_its_place() -> None:
     ],
 )
 def test_what_an_architecture_can(arch: str, wordsize: str, features: set[str]) -> None:
-    root = guest(replace(OMNI, arch=arch), NOMINAL)
+    root = guest(OMNI._replace(arch=arch), NOMINAL)
     assert root.value("arch/wordsize") == wordsize
     always = {"cpuselection", "deviceboot", "disksnapshot", "externalSnapshot"}
     found = root.child("features")
@@ -122,7 +121,7 @@ def test_what_an_architecture_can(arch: str, wordsize: str, features: set[str]) 
 
 
 def test_snapshots_of_old_qemus_are_internal() -> None:
-    assert guest(replace(OMNI, version=(4, 1, 0)), NOMINAL).find("features/externalSnapshot") is None
+    assert guest(OMNI._replace(version=(4, 1, 0)), NOMINAL).find("features/externalSnapshot") is None
     assert guest(find("0.12.3"), NOMINAL).find("features/externalSnapshot") is None
 
 
@@ -172,7 +171,7 @@ def test_classic_emulator_is_too_old() -> None:
 
 
 def test_vcpus_of_machine_and_host() -> None:
-    few = replace(NOMINAL, kvm_max_vcpus=100)
+    few = NOMINAL._replace(kvm_max_vcpus=100)
     assert domain_capabilities(OMNI, NOMINAL).value("vcpu/@max") == "255"
     assert domain_capabilities(OMNI, few).value("vcpu/@max") == "100"
     assert domain_capabilities(OMNI, few, machine="isapc").value("vcpu/@max") == "1"
@@ -211,7 +210,7 @@ FIRMWARE = (
 
 
 def test_firmware_that_suits_the_machine() -> None:
-    host = replace(NOMINAL, firmware=FIRMWARE)
+    host = NOMINAL._replace(firmware=FIRMWARE)
     old, new = (domain_capabilities(OMNI, host, machine=m).find("os") for m in ("pc", "q35"))
     assert old is not None
     assert new is not None
@@ -221,7 +220,7 @@ def test_firmware_that_suits_the_machine() -> None:
     assert [v.text for v in new.ensure("loader").all("value")] == ["/fw/secure.fd", "/fw/bios.bin"]
     root = domain_capabilities(OMNI, host, machine="q35")
     assert values(root, "os", "firmware") == ["bios", "efi"]
-    named = domain_capabilities(OMNI, replace(host, loaders=("/etc/own.fd",)))
+    named = domain_capabilities(OMNI, host._replace(loaders=("/etc/own.fd",)))
     assert [v.text for v in named.ensure("os/loader").all("value")] == ["/etc/own.fd"]
 
 
@@ -241,14 +240,14 @@ def custom(emulator: Emulator, host: Host = NOMINAL) -> list[tuple[str, dict[str
 
 
 def test_cpu_models_that_the_map_knows() -> None:
-    emulator = replace(OMNI, accelerators=(Accelerator("kvm", OMNI.accelerators[0].machines, CPUS),))
+    emulator = OMNI._replace(accelerators=(Accelerator("kvm", OMNI.accelerators[0].machines, CPUS),))
     assert custom(emulator) == [
         ("486", {"usable": "yes", "vendor": "unknown", "canonical": "486-v1"}),
         ("Haswell", {"usable": "no", "vendor": "Intel", "canonical": "Haswell-v1"}),
         ("hle pclmuldq", {"model": "Haswell"}),
         ("Icelake-Client", {"usable": "unknown", "deprecated": "yes", "vendor": "Intel"}),
     ]
-    without = custom(emulator, replace(NOMINAL, cpu_map=None))
+    without = custom(emulator, NOMINAL._replace(cpu_map=None))
     assert "made-up" in [name for name, _ in without]
     assert "host" not in [name for name, _ in without]
 
@@ -276,7 +275,7 @@ def test_passthrough_needs_the_hosts_architecture() -> None:
 
 
 def test_host_model() -> None:
-    host = replace(NOMINAL, physical_address_bits=46)
+    host = NOMINAL._replace(physical_address_bits=46)
     found = mode(recorded("10.0.0"), "host-model", host)
     assert found.value("model/@fallback") == "forbid"
     assert found.value("vendor") == "AMD"
@@ -285,7 +284,7 @@ def test_host_model() -> None:
     emulated = mode(recorded("10.0.0"), "host-model", host, "qemu")
     assert emulated.find("maxphysaddr") is None
     power = mode(
-        recorded("7.1.0", "ppc64"), "host-model", replace(Host.nominal("ppc64"), cpu=CpuDefinition("POWER8"))
+        recorded("7.1.0", "ppc64"), "host-model", Host.nominal("ppc64")._replace(cpu=CpuDefinition("POWER8"))
     )
     assert (power.value("model"), power.value("model/@fallback")) == ("POWER8", "allow")
     assert mode(recorded("8.2.0", "aarch64"), "host-model", Host.nominal("aarch64")).get("supported") == "no"
@@ -341,7 +340,7 @@ def test_nothing_of_a_kind_is_told_as_unsupported() -> None:
 
 def test_tpm_versions_are_those_of_swtpm() -> None:
     def tpm(versions: frozenset[str] | None) -> Node:
-        return domain_capabilities(recorded("10.0.0"), replace(NOMINAL, tpm_versions=versions))
+        return domain_capabilities(recorded("10.0.0"), NOMINAL._replace(tpm_versions=versions))
 
     assert values(tpm(None), "devices/tpm", "backendVersion") == ["1.2", "2.0"]
     assert values(tpm(frozenset({"2.0"})), "devices/tpm", "backendVersion") == ["2.0"]
@@ -351,15 +350,14 @@ def test_tpm_versions_are_those_of_swtpm() -> None:
 
 
 def test_helpers_of_the_host() -> None:
-    root = domain_capabilities(recorded("10.0.0"), replace(NOMINAL, qemu_rdp=False))
+    root = domain_capabilities(recorded("10.0.0"), NOMINAL._replace(qemu_rdp=False))
     graphics = values(root, "devices/graphics", "type") or []
     assert "rdp" not in graphics
     assert "dbus" in graphics
 
 
 def test_gic_of_the_accelerator() -> None:
-    arm = replace(
-        recorded("8.2.0", "aarch64"),
+    arm = recorded("8.2.0", "aarch64")._replace(
         gic=(Gic(2, kernel=False, emulated=True), Gic(3, kernel=True, emulated=True)),
     )
     host = Host.nominal("aarch64")
@@ -371,10 +369,10 @@ def test_gic_of_the_accelerator() -> None:
 
 
 def test_encrypted_memory() -> None:
-    emulator = replace(OMNI, sev=Sev(47, 5), sgx=Sgx(True, False, True, 8, ((0, 4), (1, 4)))).with_flags(
+    emulator = OMNI._replace(sev=Sev(47, 5), sgx=Sgx(True, False, True, 8, ((0, 4), (1, 4)))).with_flags(
         add=("sev-guest",)
     )
-    root = domain_capabilities(emulator, replace(NOMINAL, sev_guests=(7, 3)))
+    root = domain_capabilities(emulator, NOMINAL._replace(sev_guests=(7, 3)))
     assert [node.text for node in root.ensure("features/sev")] == ["47", "5", "7", "3"]
     assert [node.text for node in domain_capabilities(emulator, NOMINAL).ensure("features/sev")] == [
         "47",
@@ -396,7 +394,7 @@ def test_protected_guests_of_s390() -> None:
     host = Host.nominal("s390x")
     assert supported(domain_capabilities(emulator, host), "features/s390-pv") == "yes"
     assert (
-        supported(domain_capabilities(emulator, replace(host, protected_guests=False)), "features/s390-pv")
+        supported(domain_capabilities(emulator, host._replace(protected_guests=False)), "features/s390-pv")
         == "no"
     )
     assert domain_capabilities(OMNI, NOMINAL).find("features/s390-pv") is None
@@ -464,7 +462,7 @@ def test_tpm_versions(
 
 
 def test_domain_capabilities_of_this_machine() -> None:
-    root = domain_capabilities(replace(OMNI, arch=local.local_arch()), Host.local())
+    root = domain_capabilities(OMNI._replace(arch=local.local_arch()), Host.local())
     assert root.value("arch") == local.local_arch()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ from tests.small_guests import (
 OLDER = Emulator.recorded("9.1.0")
 SPICE = "<graphics type='spice' port='5900' autoport='no' listen='127.0.0.1'/>"
 #: a host that opens sockets and files for QEMU
-PASSING = replace(Host.nominal(), descriptors=Descriptors(unix_listen=20, file_source=30, file_log=31))
+PASSING = Host.nominal()._replace(descriptors=Descriptors(unix_listen=20, file_source=30, file_log=31))
 #: character back ends as QMP spells them
 QMP = LATEST.with_flags(add=("chardev.json",))
 
@@ -158,7 +157,7 @@ def test_files_are_passed_in_sets_counted_across_devices() -> None:
 @pytest.mark.parametrize("default", [False, True])
 def test_tls_of_one_connection_or_of_all(given_: str, default: bool) -> None:
     config = QemuConf(chardev_tls=default, chardev_tls_x509_secret_uuid="u")
-    host = replace(Host.nominal(), config=config, find_secret=lambda kind, reference: b"s")
+    host = Host.nominal()._replace(config=config, find_secret=lambda kind, reference: b"s")
     xml = f"<serial type='tcp'><source mode='bind' host='h' service='1'{given_}/></serial>"
     argv = tokens(xml, host=host)
     objects = {found["id"]: found for found in map(json.loads, values("-object", argv))}

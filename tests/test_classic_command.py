@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from qemushim.emulator.model import Emulator
@@ -46,8 +44,8 @@ def test_every_option_says_why_and_from_where() -> None:
 
 
 def test_environment_order() -> None:
-    host = replace(
-        HOST, environment={"LOGNAME": "l", "TMPDIR": "/t", "PATH": "/bin", "LD_PRELOAD": "x", "SHELL": "s"}
+    host = HOST._replace(
+        environment={"LOGNAME": "l", "TMPDIR": "/t", "PATH": "/bin", "LD_PRELOAD": "x", "SHELL": "s"}
     )
     clock = "<clock offset='timezone' timezone='CET'/>"
     text = document("<graphics type='sdl' display=':1' xauth='/x'/>", clock)
@@ -284,7 +282,7 @@ def test_automatic_ports_of_a_virtio_channel() -> None:
 
 
 def test_json_monitor() -> None:
-    host = replace(HOST, classic=ClassicHost(monitor="/run/m", monitor_json=True))
+    host = HOST._replace(classic=ClassicHost(monitor="/run/m", monitor_json=True))
     assert "-monitor control,unix:/run/m,server,nowait" in argv(document(), host=host)
     assert "-mon chardev=monitor,mode=control" in argv(document(), emulator(*DEVICE), host)
 
@@ -303,11 +301,11 @@ def test_vnc_words() -> None:
         vnc_sasl_dir="/sasl",
     )
     text = document("<graphics type='vnc' port='5907' keymap='de'/>")
-    command = Guest.from_xml(text).command(emulator(), replace(HOST, config=config))
+    command = Guest.from_xml(text).command(emulator(), HOST._replace(config=config))
     assert "-vnc 0.0.0.0:7,password,tls,x509verify=/tls,sasl -k de" in " ".join(command.argv)
     assert list(command.environment)[-2:] == ["SASL_CONF_DIR", "QEMU_AUDIO_DRV"]
-    unverified = replace(config, vnc_tls_x509_verify=False)
-    assert ",tls,x509=/tls," in argv(text, host=replace(HOST, config=unverified))
+    unverified = config._replace(vnc_tls_x509_verify=False)
+    assert ",tls,x509=/tls," in argv(text, host=HOST._replace(config=unverified))
 
 
 def test_vnc_before_0_9_has_a_bare_number() -> None:
@@ -414,7 +412,7 @@ def test_cpu_model() -> None:
     cpu = f"<cpu><model>core2duo</model>{features}</cpu>"
     assert "-cpu core2duo,+x2apic,-nx -m" in argv(document(more=cpu))
     assert "CPU specification not supported" in refused(document(more=cpu), host=LETTER)
-    assert "-cpu core2duo" in argv(document(more=cpu), host=replace(LETTER, cpu=CpuDefinition("core2duo")))
+    assert "-cpu core2duo" in argv(document(more=cpu), host=LETTER._replace(cpu=CpuDefinition("core2duo")))
     host = document(more="<cpu mode='host-passthrough'/>")
     assert "-cpu host" in argv(host, emulator(*ALWAYS, "cpu-host"))
     assert "CPU mode 'host-passthrough'" in refused(host)
@@ -434,12 +432,12 @@ def test_hugepages() -> None:
         text, emulator("mem-path")
     )
     assert "hugepages are not supported" in refused(text)
-    assert "not mounted" in refused(text, "mem-path", host=replace(HOST, hugepages=()))
+    assert "not mounted" in refused(text, "mem-path", host=HOST._replace(hugepages=()))
 
 
 def test_xen_guest() -> None:
     os = "<os><type arch='x86_64' machine='isapc'>xen</type></os>"
-    host = replace(HOST, domain_id=7)
+    host = HOST._replace(domain_id=7)
     assert "-domid 7 -nographic" in argv(document(os=os), emulator("domid"), host)
     assert "-xen-attach -xen-domid 7 -nographic" in argv(document(os=os), emulator("xen-domid"), host)
     assert "does not support xen guests" in refused(document(os=os))
@@ -455,9 +453,9 @@ def test_clock_offsets() -> None:
     assert "-localtime -no-acpi" in argv(clock("offset='timezone' timezone='CET'"))
     assert "-rtc base=localtime " in argv(clock("offset='localtime'"), rtc)
     variable = clock("offset='variable' adjustment='-3600'")
-    host = replace(HOST, now=1270000000)
+    host = HOST._replace(now=1270000000)
     assert "-rtc base=2010-03-31T00:46:40 " in argv(variable, rtc, host)
-    assert "-rtc base=2010-2-31T0:46:40 " in argv(variable, rtc, replace(LETTER, now=1270000000))
+    assert "-rtc base=2010-2-31T0:46:40 " in argv(variable, rtc, LETTER._replace(now=1270000000))
     assert "unsupported clock offset 'variable'" in refused(variable)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from qemushim.cli import main
@@ -34,14 +32,14 @@ def test_environment() -> None:
 
 
 def test_files() -> None:
-    command = Guest.from_xml(EXAMPLE).command(LATEST, replace(Host.nominal(), domain_id=7))
+    command = Guest.from_xml(EXAMPLE).command(LATEST, Host.nominal()._replace(domain_id=7))
     key = "/var/lib/libvirt/qemu/domain-7-web-1/master-key.aes"
     assert command.files == [SecretFile(key, "master key")]
     assert any(key in word for word in command.argv)
 
 
 def test_every_descriptor_is_listed_with_what_it_is_open_on() -> None:
-    host = replace(Host.nominal(), descriptors=Descriptors(first=10))
+    host = Host.nominal()._replace(descriptors=Descriptors(first=10))
     command = Guest.from_xml(EXAMPLE).command(LATEST, host)
     assert [(d.number, d.kind, d.target, d.user) for d in command.descriptors] == [
         (10, "tap", "", "net0"),
@@ -52,7 +50,7 @@ def test_every_descriptor_is_listed_with_what_it_is_open_on() -> None:
 
 
 def test_a_descriptor_for_every_queue_and_device() -> None:
-    host = replace(Host.nominal(), descriptors=Descriptors(first=10))
+    host = Host.nominal()._replace(descriptors=Descriptors(first=10))
     cases = {
         "small-devices": {"vsock": 1},
         "tpm-kinds": {"tpm": 2},
@@ -70,7 +68,7 @@ def test_a_descriptor_for_every_queue_and_device() -> None:
 
 
 def test_sockets_are_passed_where_the_host_says_so() -> None:
-    host = replace(Host.nominal(), descriptors=Descriptors(unix_listen=1729))
+    host = Host.nominal()._replace(descriptors=Descriptors(unix_listen=1729))
     command = Guest.from_xml(EXAMPLE).command(LATEST, host)
     listening = [descriptor for descriptor in command.descriptors if descriptor.kind == "listen"]
     assert [descriptor.number for descriptor in listening] == [1729, 1729]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from qemushim.emulator.model import Emulator
@@ -20,7 +18,7 @@ S390 = Emulator.recorded("10.0.0", "s390x")
 
 MACHINES = {"aarch64": "virt", "ppc64": "pseries", "s390x": "s390-ccw-virtio", "x86_64": "pc"}
 #: a host with a CPU of its own
-NEHALEM = replace(Host.nominal(), cpu=CpuDefinition("Nehalem", "Intel", ("ds", "cmt", "invtsc")))
+NEHALEM = Host.nominal()._replace(cpu=CpuDefinition("Nehalem", "Intel", ("ds", "cmt", "invtsc")))
 
 
 def guest(cpu: str, arch: str = "x86_64", virt: str = "kvm", machine: str = "", rest: str = "") -> Guest:
@@ -134,7 +132,7 @@ def test_the_document_has_the_last_word_over_host_model() -> None:
 
 
 def test_host_model_of_a_host_that_qemu_says_nothing_of() -> None:
-    silent = replace(LATEST, accelerators=tuple(replace(a, host_cpu=None) for a in LATEST.accelerators))
+    silent = LATEST._replace(accelerators=tuple(a._replace(host_cpu=None) for a in LATEST.accelerators))
     assert option("<cpu mode='host-model'/>", silent, host=NEHALEM) == "Nehalem,ds=on"
     minimum = "<cpu match='minimum'><model>486</model><feature name='pae' policy='disable'/></cpu>"
     assert option(minimum, silent, host=NEHALEM) == "Nehalem,ds=on,pae=off"
@@ -145,7 +143,7 @@ def test_optional_features_follow_the_host() -> None:
         "<cpu check='none'><model>qemu64</model><feature name='ds' policy='optional'/>"
         "<feature name='avx' policy='optional'/></cpu>"
     )
-    silent = replace(LATEST, accelerators=tuple(replace(a, host_cpu=None) for a in LATEST.accelerators))
+    silent = LATEST._replace(accelerators=tuple(a._replace(host_cpu=None) for a in LATEST.accelerators))
     assert option(cpu, silent, host=NEHALEM) == "qemu64,ds=on,avx=off"
 
 
@@ -189,10 +187,10 @@ def test_deprecated_features() -> None:
 
 def test_power_by_compatibility() -> None:
     cpu = "<cpu mode='host-model'><model>power9</model></cpu>"
-    host = replace(Host.nominal("ppc64"), cpu=CpuDefinition("POWER9"))
+    host = Host.nominal("ppc64")._replace(cpu=CpuDefinition("POWER9"))
     assert option(cpu, POWER, host=host) == "host"
     with pytest.raises(ConfigError, match=r"^the CPU is incompatible with host CPU$"):
-        option(cpu, POWER, host=replace(host, cpu=CpuDefinition("POWER8")))
+        option(cpu, POWER, host=host._replace(cpu=CpuDefinition("POWER8")))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +286,7 @@ def test_modes_need_the_right_host() -> None:
 
 
 def test_a_partial_check_compares_with_the_host() -> None:
-    silent = replace(LATEST, accelerators=tuple(replace(a, host_cpu=None) for a in LATEST.accelerators))
+    silent = LATEST._replace(accelerators=tuple(a._replace(host_cpu=None) for a in LATEST.accelerators))
     fits = "<cpu><model>Penryn</model></cpu>"
     assert option(fits, silent, host=NEHALEM) == "Penryn"
     more = "<cpu><model>Penryn</model><feature name='avx'/><feature name='aes'/></cpu>"

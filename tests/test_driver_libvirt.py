@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -410,7 +409,7 @@ def test_a_host_far_away_is_known_by_what_libvirt_says() -> None:
 def test_kvm_may_be_libvirts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who may not open /dev/kvm has a libvirtd that may."""
     slow = Emulator.recorded("9.0")
-    slow = replace(slow, accelerators=slow.accelerators[-1:], flags=slow.flags - {"kvm"})
+    slow = slow._replace(accelerators=slow.accelerators[-1:], flags=slow.flags - {"kvm"})
     monkeypatch.setattr(Emulator, "probe", lambda path: slow)
     monkeypatch.setattr(FarAway, "uri", "qemu:///system")
     site = Site(FarAway())

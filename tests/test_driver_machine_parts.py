@@ -6,7 +6,6 @@ import base64
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ class Recorded:
 
 def build(text: str, version: str = "7.2.0") -> Build:
     """A guest that is about to be started."""
-    emulator, host = Emulator.recorded(version), replace(Host.nominal(), domain_id=3)
+    emulator, host = Emulator.recorded(version), Host.nominal()._replace(domain_id=3)
     return Guest.from_xml(text).define(emulator, host).build(emulator, host)
 
 
@@ -309,7 +308,7 @@ def test_files_for_a_start(tmp_path: Path) -> None:
 
 
 def test_huge_pages(tmp_path: Path) -> None:
-    host = replace(Host.nominal(), hugepages=(Hugepages(2048, str(tmp_path), True),))
+    host = Host.nominal()._replace(hugepages=(Hugepages(2048, str(tmp_path), True),))
     option = Option("-object", "…", properties={"mem-path": f"{tmp_path}/libvirt/qemu/1-web"})
     assert make_huge(option, host) == [f"{tmp_path}/libvirt/qemu/1-web"]
     assert make_huge(option, host) == []

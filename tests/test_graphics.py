@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -39,7 +38,7 @@ def stored(graphics: str) -> str:
 def shown(graphics: str, config: QemuConf | None = None, host: Host = HOST) -> list[str]:
     """The options that show the screen, with what belongs to them."""
     if config is not None:
-        host = replace(host, config=config)
+        host = host._replace(config=config)
     tokens = Guest.from_xml(domain(graphics)).command(LATEST, host).tokens
     wanted = ("-vnc", "-spice", "-display", "-k", "-full-screen")
     out: list[str] = []
@@ -238,7 +237,7 @@ def test_sockets_and_secrets_of_qemu_conf() -> None:
 
 def test_vnc_with_tls_and_a_secret() -> None:
     conf = QemuConf(vnc_tls=True, vnc_tls_x509_verify=True, vnc_tls_x509_secret_uuid="a" * 36)
-    host = replace(HOST, config=conf, find_secret=lambda kind, name: b"pass")
+    host = HOST._replace(config=conf, find_secret=lambda kind, name: b"pass")
     *objects, vnc = shown("<graphics type='vnc'/>", host=host)
     secret, credentials = (json.loads(text) for text in objects)
     assert (secret["qom-type"], secret["id"]) == ("secret", "vnc-tls-creds0-secret0")
@@ -298,13 +297,13 @@ def test_not_started(xml: str, words: str) -> None:
 
 
 def test_a_network_without_an_address() -> None:
-    host = replace(HOST, find_network=lambda name: None)
+    host = HOST._replace(find_network=lambda name: None)
     with pytest.raises(ConfigError, match="listen network 'n' had no usable address"):
         shown("<graphics type='vnc'><listen type='network' network='n'/></graphics>", host=host)
 
 
 def test_the_address_of_a_network() -> None:
-    host = replace(HOST, find_network=lambda name: {"address": "10.7.0.1"} if name == "lab" else None)
+    host = HOST._replace(find_network=lambda name: {"address": "10.7.0.1"} if name == "lab" else None)
     xml = "<graphics type='vnc'><listen type='network' network='lab'/></graphics>"
     assert shown(xml, host=host) == ["-vnc 10.7.0.1:0,audiodev=audio1"]
 

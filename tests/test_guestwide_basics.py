@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,7 +86,7 @@ def test_always_written() -> None:
 
 
 def test_unprivileged_keeps_the_users_home() -> None:
-    host = replace(HOST, privileged=False, environment={"HOME": "/home/me"})
+    host = HOST._replace(privileged=False, environment={"HOME": "/home/me"})
     argv = tokens(host=host)
     assert argv[:3] == ["LC_ALL=C", "HOME=/home/me", f"XDG_CACHE_HOME={FOLDER}/.cache"]
 
@@ -98,7 +96,7 @@ def test_name_is_escaped_and_cut() -> None:
     assert value("-name", argv) == "guest=a,,b,debug-threads=on"
     long = tokens(name="n" * 30)
     assert f"HOME=/var/lib/libvirt/qemu/domain--1-{'n' * 20}" in long
-    process = replace(HOST, config=replace(HOST.config, set_process_name=True))
+    process = HOST._replace(config=HOST.config._replace(set_process_name=True))
     assert value("-name", tokens(host=process)) == "guest=g,process=qemu:g,debug-threads=on"
 
 
@@ -143,7 +141,7 @@ def test_wrong_architecture() -> None:
 
 
 def test_genid_is_made_once() -> None:
-    host = replace(HOST, new_uuid=lambda purpose: "11111111-2222-4333-8444-555555555555")
+    host = HOST._replace(new_uuid=lambda purpose: "11111111-2222-4333-8444-555555555555")
     assert "<genid>11111111-2222-4333-8444-555555555555</genid>" in stored("<genid/>", host=host)
     given = "<genid>0F0E0D0C0B0A49088706050403020100</genid>"
     argv = tokens(given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,7 +66,7 @@ FIRMWARE = (
     ("70-stateless.json", build("stateless", "amd-sev", mode="stateless")),
     ("80-rom.json", ROM),
 )
-FW = replace(HOST, firmware=FIRMWARE)
+FW = HOST._replace(firmware=FIRMWARE)
 
 
 def os_of(inside: str = "", machine: str = "q35", update: bool = True, **parts: object) -> str:
@@ -145,7 +144,7 @@ def test_path_tells_the_firmware() -> None:
 
 def test_builds_from_before_descriptors() -> None:
     loader = "<loader readonly='yes' type='pflash'>/usr/share/AAVMF/AAVMF_CODE.fd</loader>"
-    text = element(stored(emulator=ARM, host=replace(FW, arch="aarch64"), os=loader), "os")
+    text = element(stored(emulator=ARM, host=FW._replace(arch="aarch64"), os=loader), "os")
     assert "template='/usr/share/AAVMF/AAVMF_VARS.fd' templateFormat='raw' format='raw'" in text
 
 
@@ -224,7 +223,7 @@ def test_feature_without_firmware() -> None:
 
 
 def test_a_guest_that_exists_is_told_when_it_starts() -> None:
-    host = replace(HOST, firmware=())
+    host = HOST._replace(firmware=())
     text = stored(ACPI, host=host, update=False, os_attributes="firmware='efi'", machine="q35")
     assert "<loader format='raw'/>" in text
     with pytest.raises(Exception, match="Unable to find 'efi' firmware"):

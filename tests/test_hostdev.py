@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from qemushim.host import Host
 from tests.small_guests import LATEST, S390, refusal, stored, tokens, values
 
 UUID = "53764d0e-85a0-42b4-af5c-2046b460b1dc"
-HOST = replace(Host.nominal(), find_secret=lambda kind, reference: b"s")
+HOST = Host.nominal()._replace(find_secret=lambda kind, reference: b"s")
 
 
 def pci(slot: int = 0, inside: str = "", attributes: str = "") -> str:
@@ -43,7 +42,7 @@ GRAPHICS = "<graphics type='vnc'/>"
 
 
 def device(devices: str, driver: str, emulator: Emulator = LATEST) -> Any:
-    argv = tokens(devices, emulator, replace(HOST, arch=emulator.arch))
+    argv = tokens(devices, emulator, HOST._replace(arch=emulator.arch))
     found = [json.loads(text) for text in values("-device", argv)]
     return next(entry for entry in found if entry["driver"] == driver)
 
@@ -154,7 +153,7 @@ def test_interfaces_come_first() -> None:
 
 
 def test_a_network_may_give_a_device_of_the_host() -> None:
-    host = replace(HOST, find_network=lambda name: {"type": "hostdev", "pci": "0000:05:10.0"})
+    host = HOST._replace(find_network=lambda name: {"type": "hostdev", "pci": "0000:05:10.0"})
     text = "<interface type='network'><source network='pool'/></interface>" + pci()
     argv = tokens(text, LATEST, host)
     found = [json.loads(entry) for entry in values("-device", argv) if "vfio-pci" in entry]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +176,13 @@ def test_memory_is_counted_in_a_definition_too() -> None:
 
 
 def test_an_s390_guest_gives_a_device_number() -> None:
-    host = replace(HOST, arch="s390x")
+    host = HOST._replace(arch="s390x")
     plan = plan_attach(started("", S390, host), f"<disk>{FILE}<target dev='vda'/></disk>", S390, host)
     assert arguments(plan, "device_add")["devno"] == "fe.0.0001"
 
 
 def test_an_assigned_device_goes_to_a_host_bridge_of_its_group() -> None:
-    host = replace(Host.nominal("ppc64"), domain_id=3)
+    host = Host.nominal("ppc64")._replace(domain_id=3)
     live = started(
         "<controller type='pci' model='pci-root'/><controller type='pci' model='pci-root'/>", PSERIES, host
     )
@@ -196,7 +195,7 @@ def test_an_assigned_device_goes_to_a_host_bridge_of_its_group() -> None:
 
 
 def test_old_objects_have_their_properties_inside() -> None:
-    old = replace(OLD, version=(5, 2, 0))
+    old = OLD._replace(version=(5, 2, 0))
     plan = plan_attach(
         started("", old), "<rng model='virtio'><backend model='random'>/r</backend></rng>", old, HOST
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from tests.small_guests import ARM, LATEST, OLD, PSERIES, RISCV, S390, guest, re
 
 MAC = "<mac address='52:54:00:01:02:03'/>"
 #: a host that passes descriptors under numbers of its own choice
-PASSING = replace(Host.nominal(), descriptors=Descriptors(bridge=50, tap=60, vhost_net=70, vdpa=42))
+PASSING = Host.nominal()._replace(descriptors=Descriptors(bridge=50, tap=60, vhost_net=70, vdpa=42))
 
 
 def netdev(devices: str, emulator: Emulator = LATEST, host: Host | None = None, extra: str = "") -> Any:
@@ -168,7 +167,7 @@ def test_vdpa_is_passed_as_a_set_of_descriptors() -> None:
 
 def test_the_host_says_what_a_network_is() -> None:
     xml = f"<interface type='network'>{MAC}<source network='pool'/><model type='virtio'/></interface>"
-    host = replace(PASSING, find_network=lambda name: {"type": "direct"})
+    host = PASSING._replace(find_network=lambda name: {"type": "direct"})
     assert netdev(xml, host=host)["fd"] == "60"
     assert netdev(xml, host=PASSING)["fd"] == "50"
 

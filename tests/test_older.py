@@ -5,7 +5,6 @@ What Debian's QEMU still takes of it is tried on that; the rest is what the rele
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,7 +97,7 @@ def test_lists_and_tables_of_objects_are_flat_before_6_0() -> None:
     command = Guest.from_xml(text).command(older((5, 2, 0)), HOST)
     groups = [word for word in command.argv if word.startswith("throttle-group,")]
     assert groups and all(",x-bps-total=" in group and "limits" not in group for group in groups)
-    two = replace(HOST, numa=(NumaNode(0), NumaNode(1)))
+    two = HOST._replace(numa=(NumaNode(0), NumaNode(1)))
     top = "<numatune><memory mode='strict' nodeset='0-1'/></numatune>"
     guest = Guest.from_xml((GOLDEN / "pc-web.xml").read_text().replace("<os>", f"{top}<os>"))
     memory = next(w for w in guest.command(older((5, 2, 0)), two).argv if w.startswith("memory-backend"))
@@ -123,6 +122,6 @@ def test_a_newer_qemu_still_takes_it(
         pytest.skip("the memory of a node is an object")
     # -realtime is gone from the QEMU that this is tried on
     emulator = older(version)
-    emulator = replace(emulator, options={k: v for k, v in emulator.options.items() if k != "realtime"})
+    emulator = emulator._replace(options={k: v for k, v in emulator.options.items() if k != "realtime"})
     guest = local(text, tmp_path, kvm=False)
     assert run(guest, emulator.with_binary(qemu), tmp_path) == "running"

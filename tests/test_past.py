@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,8 +17,7 @@ from qemushim.host import Host
 from tests.small_guests import LATEST, OLD, PSERIES, S390
 
 #: nothing comes out the same by itself
-HOST = replace(
-    Host.nominal(),
+HOST = Host.nominal()._replace(
     new_uuid=lambda purpose: str(uuid.uuid4()),
     new_mac=lambda purpose: "52:54:00:" + secrets.token_bytes(3).hex(":"),
 )
@@ -78,7 +76,7 @@ def test_bare_document_defines_the_same(machine: str) -> None:
 )
 def test_every_board(emulator: Emulator, machine: str) -> None:
     devices = PLENTY[0] + PLENTY[1] + PLENTY[4] + PLENTY[8] + PLENTY[10]
-    host = replace(HOST, arch=emulator.arch, emulators=Host.nominal(emulator.arch).emulators)
+    host = HOST._replace(arch=emulator.arch, emulators=Host.nominal(emulator.arch).emulators)
     first = guest(devices, machine, arch=emulator.arch).define(emulator, host)
     other = "".join(reversed((PLENTY[0], PLENTY[1], PLENTY[4], PLENTY[8], PLENTY[10])))
     second = guest(other, machine, arch=emulator.arch).define(emulator, host, past=[first])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,7 +97,7 @@ def test_an_emulator_that_someone_else_runs() -> None:
 
 
 def test_what_the_hosts_emulator_can() -> None:
-    host = replace(Host.nominal(), tpm_versions=frozenset({"1.2"}))
+    host = Host.nominal()._replace(tpm_versions=frozenset({"1.2"}))
     xml = "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>"
     with pytest.raises(ConfigError, match=r"TPM version '2\.0' is not supported"):
         tokens(xml, host=host)

@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class Comparison:
             emulators = [recorded(f) for f in self.recordings if _RECORDING.fullmatch(f.stem)["kind"] == kind]  # type: ignore[index]
             for emulator in emulators or [_UNRECORDED[arch]]:
                 # only the flags are known there, not the machine types
-                bare = replace(emulator, accelerators=(), binary=f"/usr/bin/qemu-system-{arch}")
+                bare = emulator._replace(accelerators=(), binary=f"/usr/bin/qemu-system-{arch}")
                 yield _result(
                     f"{file.stem} of {emulator.version}",
                     file,
@@ -118,8 +118,7 @@ class Comparison:
                 continue
             arch = case["arch"]
             emulator = recorded(recording).with_binary(f"/usr/bin/qemu-system-{arch}")
-            host = replace(
-                self.host,
+            host = self.host._replace(
                 arch=arch,
                 cpu=_HOST_CPUS.get(arch),
                 loaders=_LOADERS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Runner:
 
     def host(self, case: Case, emulator: Emulator) -> Host:
         host = self.modern.host({"arch": case["arch"], "config": {"spiceTLS": True}}, emulator)
-        return replace(host, domain_id=DOMAIN_ID)
+        return host._replace(domain_id=DOMAIN_ID)
 
     def run(self, number: int, case: Case) -> dict[str, Any]:
         """The result of one case, from whichever guest it can start."""

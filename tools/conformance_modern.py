@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -175,12 +174,12 @@ def strip_aliases(emulator: Emulator) -> Emulator:
     """Machines under their alias, with a copy under the versioned name at the end: what “latest” cases run with."""
     accelerators = []
     for accelerator in emulator.accelerators:
-        named = [replace(m, name=m.alias, alias="") if m.alias else m for m in accelerator.machines]
-        copies = [replace(m, alias="", is_default=False) for m in accelerator.machines if m.alias]
+        named = [m._replace(name=m.alias, alias="") if m.alias else m for m in accelerator.machines]
+        copies = [m._replace(alias="", is_default=False) for m in accelerator.machines if m.alias]
         accelerators.append(
             Accelerator(accelerator.name, (*named, *copies), accelerator.cpus, accelerator.host_cpu)
         )
-    return replace(emulator, accelerators=tuple(accelerators))
+    return emulator._replace(accelerators=tuple(accelerators))
 
 
 class Runner:
@@ -230,12 +229,11 @@ class Runner:
         arch = case.get("host_arch", case["arch"])
         default = {"x86_64": "core2duo", "i686": "core2duo", "ppc64": "power8"}.get(arch, "")
         cpu = CPUS.get(case.get("host_cpu", default))
-        config = replace(CONF, **{CONF_KEYS[k]: v for k, v in case.get("config", {}).items()})
+        config = CONF._replace(**{CONF_KEYS[k]: v for k, v in case.get("config", {}).items()})
         environment = {**self.base_host.environment, **case.get("env", {})}
         tpm = case.get("env", {}).get("TEST_TPM_ENV_VAR")
         groups = {n: (tuple(g["fds"]), bool(g["writable"])) for n, g in case.get("fd_groups", {}).items()}
-        return replace(
-            self.base_host,
+        return self.base_host._replace(
             arch=arch,
             cpu=cpu,
             config=config,
@@ -253,11 +251,11 @@ class Runner:
             found = found.with_flags(add=case.get("caps_add", ()), remove=case.get("caps_del", ()))
         if "host_cpu" in case:
             # a host CPU of the case's own choice: what QEMU said of the real one does not count
-            found = replace(found, accelerators=tuple(replace(a, host_cpu=None) for a in found.accelerators))
+            found = found._replace(accelerators=tuple(a._replace(host_cpu=None) for a in found.accelerators))
         if "gic" in case:
             versions = {"none": None, "v2": (2,), "v3": (3,), "both": (2, 3)}[case["gic"]]
             if versions is not None:
-                found = replace(found, gic=tuple(Gic(v, kernel=True, emulated=True) for v in versions))
+                found = found._replace(gic=tuple(Gic(v, kernel=True, emulated=True) for v in versions))
         return strip_aliases(found) if case.get("qemu_latest") else found
 
     def run(self, case: dict[str, Any]) -> dict[str, Any]:

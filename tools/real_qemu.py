@@ -255,8 +255,7 @@ def _make_disk(disk: Node, image: Path) -> None:
 
 def folder_host(emulator: Emulator, folder: Path) -> Host:
     """A host with a libvirt of its own in the folder."""
-    return replace(
-        Host.nominal(emulator.arch),
+    return Host.nominal(emulator.arch)._replace(
         paths=Paths(
             lib=f"{folder}/l",
             nvram=f"{folder}/n",

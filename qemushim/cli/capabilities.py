@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 
 from qemushim.cli.common import complain, note
 from qemushim.cli.progress import asking
@@ -75,5 +74,5 @@ def _installed(options: argparse.Namespace) -> tuple[list[Emulator], list[Emulat
     for arch, path in binaries.items():
         answer = answers[path]
         if isinstance(answer, Emulator):
-            found.append(replace(answer, arch=arch))
+            found.append(answer._replace(arch=arch))
     return found, [answer for answer in answers.values() if isinstance(answer, EmulatorError)], True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-from dataclasses import asdict
 from typing import Any
 
 from qemushim.capabilities.guests import domain_types
@@ -26,17 +25,25 @@ def as_data(emulator: Emulator) -> dict[str, Any]:
         "variant": emulator.variant,
         "known_by": "help text" if emulator.classic else "QMP",
         "domain_types": domain_types(emulator),
-        "accelerators": [asdict(accelerator) for accelerator in emulator.accelerators],
+        "accelerators": _data(emulator.accelerators),
         "capabilities": sorted(emulator.flags) if emulator.classic else ordered(emulator.flags),
         "types": sorted(emulator.types),
         "properties": {kind: sorted(names) for kind, names in sorted(emulator.properties.items())},
         "options": {group: sorted(names) for group, names in sorted(emulator.options.items())},
         "tpm": {"models": sorted(emulator.tpm_models), "types": sorted(emulator.tpm_types)},
-        "gic": [asdict(gic) for gic in emulator.gic],
-        "sev": asdict(emulator.sev) if emulator.sev else None,
-        "sgx": asdict(emulator.sgx) if emulator.sgx else None,
+        "gic": _data(emulator.gic),
+        "sev": _data(emulator.sev),
+        "sgx": _data(emulator.sgx),
         "hyperv": list(emulator.hyperv),
     }
+
+
+def _data(value: Any) -> Any:
+    """Rows, and rows of rows, by the names of their columns."""
+    if not isinstance(value, tuple):
+        return value
+    names = getattr(value, "_fields", None)
+    return dict(zip(names, map(_data, value), strict=True)) if names else [*map(_data, value)]
 
 
 def as_text(emulator: Emulator) -> str:

@@ -26,7 +26,7 @@ _SOUND = {"ac97": "AC97", "es1370": "ES1370", "sb16": "sb16"}
 def flag_emulator(binary: str) -> Emulator:
     """What a binary's help text shows, without what would lead away from flags.  Raises ``EmulatorError``."""
     known = Emulator.from_help(_ask(binary, "-help"), machines_text=_ask(binary, "-M", "?"), binary=binary)
-    return replace(known, flags=known.flags - _HIDDEN)
+    return known._replace(flags=known.flags - _HIDDEN)
 
 
 def _ask(binary: str, *arguments: str) -> str:

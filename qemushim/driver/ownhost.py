@@ -8,7 +8,7 @@ import secrets as random
 import socket
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from qemushim.command.option import Option
@@ -44,8 +44,7 @@ def own_host(host: Host, folder: Folder, domain_id: int, key: bytes, known: Mapp
     ``key``: the guest's master key; ``known``: plain secrets by UUID or usage.
     """
     run = folder.run_path
-    return replace(
-        host,
+    return host._replace(
         # libvirt's settings are for libvirt's guests
         config=QemuConf(),
         classic=ClassicHost(monitor=str(run / "monitor.sock")),
@@ -68,7 +67,7 @@ def own_host(host: Host, folder: Folder, domain_id: int, key: bytes, known: Mapp
 def with_free_ports(host: Host) -> Host:
     """``host`` with ports for displays that nobody listens on."""
     vnc, websocket, spice, tls = free_ports(_VNC, _WEBSOCKET, _SPICE, _SPICE)
-    return replace(host, vnc_port=vnc, vnc_websocket_port=websocket, spice_port=spice, spice_tls_port=tls)
+    return host._replace(vnc_port=vnc, vnc_websocket_port=websocket, spice_port=spice, spice_tls_port=tls)
 
 
 def free_ports(*firsts: int) -> list[int]:

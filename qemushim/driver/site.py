@@ -10,7 +10,6 @@ import os
 import secrets
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,8 +76,7 @@ class Site:
         arch = self.capabilities.value("host/cpu/arch") or "x86_64"
         found = Host.local() if self.is_local and not self.is_test else Host.nominal(arch)
         models = [node.value("model") or "" for node in self.capabilities.ensure("host").all("secmodel")]
-        return replace(
-            found,
+        return found._replace(
             arch=arch,
             emulators={**found.emulators, **dict(self._emulators())},
             privileged=not urlsplit(self.uri).path.startswith("/session"),
@@ -126,7 +124,7 @@ class Site:
             return find(self._emulator, arch)
         if self.is_test:
             found = find("latest", "x86_64" if arch == "i686" else arch)
-            return replace(found, arch=arch)
+            return found._replace(arch=arch)
         if self.is_local and os.access(path, os.X_OK):
             return self._with_type(Emulator.probe(path), virt, arch)
         return self._with_type(self._far(arch, path, virt), virt, arch)
@@ -135,10 +133,10 @@ class Site:
         """KVM may be libvirt's alone: what it says of it counts, not what this process may open."""
         if virt in ("hvf", "kvm") and emulator.accelerator(virt) is None and self.has_type(virt, arch):
             plain = emulator.accelerators[-1]
-            cpus = tuple(replace(model, blockers=None) for model in plain.cpus)
-            fast = replace(plain, name=virt, cpus=cpus, host_cpu=None)
-            return replace(
-                emulator, accelerators=(fast, *emulator.accelerators), flags=emulator.flags | {virt}
+            cpus = tuple(model._replace(blockers=None) for model in plain.cpus)
+            fast = plain._replace(name=virt, cpus=cpus, host_cpu=None)
+            return emulator._replace(
+                accelerators=(fast, *emulator.accelerators), flags=emulator.flags | {virt}
             )
         return emulator
 
@@ -156,7 +154,7 @@ class Site:
             ) from problem
         machines = list(self._machines(arch, virt))
         accelerators = tuple(_with_machines(a, machines) for a in found.accelerators)
-        return replace(found, arch=arch, binary=path, accelerators=accelerators)
+        return found._replace(arch=arch, binary=path, accelerators=accelerators)
 
     def _machines(self, arch: str, virt: str) -> Iterator[tuple[str, str]]:
         """(name, alias) of the machine types that libvirt lists."""
@@ -207,12 +205,12 @@ def _with_machines(accelerator: Accelerator, listed: list[tuple[str, str]]) -> A
     known = {machine.name: machine for machine in accelerator.machines}
     aliases = {name: alias for name, alias in listed if alias}
     machines = [
-        replace(_like(name, known, accelerator), name=name, alias=aliases.get(name, ""))
+        _like(name, known, accelerator)._replace(name=name, alias=aliases.get(name, ""))
         for name in dict.fromkeys(name for name, _ in listed)
     ]
     first = accelerator.machines[0]
     machines.sort(key=lambda machine: machine.alias != first.alias and machine.name != first.alias)
-    return replace(accelerator, machines=tuple(machines))
+    return accelerator._replace(machines=tuple(machines))
 
 
 def _like(name: str, known: dict[str, Machine], accelerator: Accelerator) -> Machine:

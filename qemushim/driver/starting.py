@@ -8,7 +8,7 @@ import secrets as random
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from qemushim.classic.predict import predict
@@ -208,7 +208,7 @@ class _Start:
             return command
         host = self.host
         if any(vsock.node.value("cid/@auto") == "yes" for vsock in self.guest.domain.lists["vsock"]):
-            host = self.host = replace(host, vsock_cid=opened.open_vsock())
+            host = self.host = host._replace(vsock_cid=opened.open_vsock())
         self.build = self.guest.build(self.emulator, host)
         self.running.monitor = f"{self.build.domain_dir}/monitor.sock"
         return self.build.command

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -295,7 +294,7 @@ def _bundled(spec: str, arch: str, say: Say = _silent) -> Emulator | None:
     if nearest and not wanted.covers(entry):
         say(f"no QEMU {spec[1:]} for {wanted.arch} comes with this package; taking the nearest: {entry.name}")
     emulator = _load(entry.name)
-    return replace(emulator, arch=wanted.arch) if emulator.arch != wanted.arch else emulator
+    return emulator._replace(arch=wanted.arch) if emulator.arch != wanted.arch else emulator
 
 
 def _choose(wanted: _Wanted, entries: list[_Entry], nearest: bool) -> _Entry | None:

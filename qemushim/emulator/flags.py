@@ -7,8 +7,7 @@ its flags from it (``compute_flags``), and an emulator changed by name has the f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -360,7 +359,7 @@ def change_flags(emulator: Emulator, add: frozenset[str], remove: frozenset[str]
         change = _CHANGES.get(fact.kind)
         if change is not None and not emulator.classic:
             emulator = change(emulator, frozenset(fact.names), wanted)
-    return replace(emulator, flags=(emulator.flags | add) - remove)
+    return emulator._replace(flags=(emulator.flags | add) - remove)
 
 
 def _holds(emulator: Emulator, fact: Fact, flags: set[str]) -> bool:
@@ -406,14 +405,14 @@ def _put(known: frozenset[str], names: frozenset[str], wanted: bool) -> frozense
 
 
 def _change_types(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
-    return replace(emulator, types=_put(emulator.types, names, wanted))
+    return emulator._replace(types=_put(emulator.types, names, wanted))
 
 
 def _change_members(
-    known: dict[str, frozenset[str]], names: frozenset[str], wanted: bool
+    before: Mapping[str, frozenset[str]], names: frozenset[str], wanted: bool
 ) -> dict[str, frozenset[str]]:
     """A two-storey table with ``A`` or ``A.B`` put in or taken out."""
-    known = dict(known)
+    known = dict(before)
     for name in sorted(names):
         key, _, member = name.partition(".")
         if member:
@@ -426,39 +425,39 @@ def _change_members(
 
 
 def _change_properties(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
-    return replace(emulator, properties=_change_members(emulator.properties, names, wanted))
+    return emulator._replace(properties=_change_members(emulator.properties, names, wanted))
 
 
 def _change_options(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
-    return replace(emulator, options=_change_members(emulator.options, names, wanted))
+    return emulator._replace(options=_change_members(emulator.options, names, wanted))
 
 
 def _change_schema(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
-    return replace(emulator, schema=_put(emulator.schema, names, wanted))
+    return emulator._replace(schema=_put(emulator.schema, names, wanted))
 
 
 def _change_migration(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
-    return replace(emulator, migration=_put(emulator.migration, names, wanted))
+    return emulator._replace(migration=_put(emulator.migration, names, wanted))
 
 
 def _change_tpm_models(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
-    return replace(emulator, tpm_models=_put(emulator.tpm_models, names, wanted))
+    return emulator._replace(tpm_models=_put(emulator.tpm_models, names, wanted))
 
 
 def _change_tpm_types(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
-    return replace(emulator, tpm_types=_put(emulator.tpm_types, names, wanted))
+    return emulator._replace(tpm_types=_put(emulator.tpm_types, names, wanted))
 
 
 def _change_accelerators(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
     """An accelerator that is added does what the first one does, without a host CPU of its own."""
     kept = tuple(a for a in emulator.accelerators if a.name not in names)
     if not wanted:
-        return replace(emulator, accelerators=kept)
+        return emulator._replace(accelerators=kept)
     if len(kept) < len(emulator.accelerators):
         return emulator
     model = emulator.accelerators[0] if emulator.accelerators else Accelerator("")
-    added = tuple(replace(model, name=name, host_cpu=None) for name in sorted(names))
-    return replace(emulator, accelerators=added + kept)
+    added = tuple(model._replace(name=name, host_cpu=None) for name in sorted(names))
+    return emulator._replace(accelerators=added + kept)
 
 
 def _change_cpu_models(emulator: Emulator, names: frozenset[str], wanted: bool) -> Emulator:
@@ -468,8 +467,8 @@ def _change_cpu_models(emulator: Emulator, names: frozenset[str], wanted: bool) 
         if wanted:
             known = {cpu.name for cpu in accelerator.cpus}
             cpus = accelerator.cpus + tuple(CpuModel(name) for name in sorted(names - known))
-        changed.append(replace(accelerator, cpus=cpus))
-    return replace(emulator, accelerators=tuple(changed))
+        changed.append(accelerator._replace(cpus=cpus))
+    return emulator._replace(accelerators=tuple(changed))
 
 
 _CHANGES = {

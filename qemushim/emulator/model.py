@@ -6,14 +6,12 @@ Two kinds of binary, two ways to a command line: one that is known by its help t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(NamedTuple):
     """One machine type of one accelerator (``query-machines``, or a line of ``-M ?``)."""
 
     name: str
@@ -32,8 +30,7 @@ class Machine:
     description: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CpuModel:
+class CpuModel(NamedTuple):
     """One entry of ``query-cpu-definitions``."""
 
     name: str
@@ -43,8 +40,7 @@ class CpuModel:
     deprecated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HostCpuProperty:
+class HostCpuProperty(NamedTuple):
     """One property of ``query-cpu-model-expansion`` of the host model."""
 
     name: str
@@ -53,8 +49,7 @@ class HostCpuProperty:
     migratable: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HostCpu:
+class HostCpu(NamedTuple):
     """What ``query-cpu-model-expansion`` says of the best CPU this binary can give."""
 
     model: str
@@ -64,8 +59,7 @@ class HostCpu:
     deprecated: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerator:
+class Accelerator(NamedTuple):
     """What depends on the accelerator: ``kvm``, ``hvf`` or ``tcg``."""
 
     name: str
@@ -74,19 +68,19 @@ class Accelerator:
     host_cpu: HostCpu | None = None
 
 
-#: what is asked of an emulator of which nothing is known
+#: the properties and the options of an emulator of which nothing is known
+_NOTHING: Mapping[str, frozenset[str]] = {}
+#: the same of its accelerator
 _NO_ACCELERATOR = Accelerator("tcg")
 
 
-@dataclass(frozen=True, slots=True)
-class Gic:
+class Gic(NamedTuple):
     version: int
     kernel: bool
     emulated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sev:
+class Sev(NamedTuple):
     cbitpos: int
     reduced_phys_bits: int
     pdh: str = ""
@@ -94,8 +88,7 @@ class Sev:
     cpu0_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Sgx:
+class Sgx(NamedTuple):
     flc: bool
     sgx1: bool
     sgx2: bool
@@ -104,9 +97,8 @@ class Sgx:
     sections: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True)
-class Emulator:
-    """What one QEMU binary can do; made by ``from_help``, ``from_qmp``, ``recorded`` or ``probe``."""
+class Facts(NamedTuple):
+    """What is known of one QEMU binary."""
 
     arch: str
     #: major, minor, micro
@@ -128,11 +120,11 @@ class Emulator:
     types: frozenset[str] = frozenset()
     #: type → names of its properties, for the types that were asked; a family of machine types is asked
     #: through its newest member and goes by its alias (``virt-machine``)
-    properties: dict[str, frozenset[str]] = field(default_factory=dict)
+    properties: Mapping[str, frozenset[str]] = _NOTHING
     #: the questions of ``qapi.QUESTIONS`` that this binary answers with yes
     schema: frozenset[str] = frozenset()
     #: option group → its parameters (``query-command-line-options``)
-    options: dict[str, frozenset[str]] = field(default_factory=dict)
+    options: Mapping[str, frozenset[str]] = _NOTHING
     #: names of the migration capabilities
     migration: frozenset[str] = frozenset()
     #: the accelerated one first (kvm or hvf), tcg last
@@ -146,6 +138,10 @@ class Emulator:
     hyperv: tuple[str, ...] = ()
     microcode: int = 0
     kernel_version: str = ""
+
+
+class Emulator(Facts):
+    """What one QEMU binary can do; made by ``from_help``, ``from_qmp``, ``recorded`` or ``probe``."""
 
     # -- making one ------------------------------------------------------------------------------------------
 
@@ -270,7 +266,7 @@ class Emulator:
     # -- variations (tests, dry runs of “what if”) -----------------------------------------------------------
 
     def with_binary(self, path: str) -> Emulator:
-        return replace(self, binary=path)
+        return self._replace(binary=path)
 
     def with_flags(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Emulator:
         """The same with capabilities added or removed, the facts behind them included (``flags.FACTS``)."""

@@ -20,7 +20,6 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import IO
 
 from qemu.qmp import QMPError
@@ -176,7 +175,7 @@ async def _ask_qmp(path: str, folder: str) -> Emulator:
     if emulator.accelerators and emulator.accelerators[0].name == "tcg":
         return emulator
     uname = platform.uname()
-    return replace(emulator, microcode=_microcode(), kernel_version=f"{uname.release} {uname.version}")
+    return emulator._replace(microcode=_microcode(), kernel_version=f"{uname.release} {uname.version}")
 
 
 async def _run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from qemushim.emulator.flags import VIRTIO_BLK, compute_flags
@@ -270,7 +270,7 @@ class Answers:
         elif "migratable" in wanted:
             self.run.host_cpu = _with_migratability(found, properties)
         elif arguments["type"] == "full":
-            self.run.host_cpu = replace(found, deprecated=tuple(value.get("deprecated-props", ())))
+            self.run.host_cpu = found._replace(deprecated=tuple(value.get("deprecated-props", ())))
 
 
 _HANDLERS: dict[str, Callable[[Answers, Message, Any], None]] = {
@@ -313,7 +313,7 @@ def _finish(answers: Answers, binary: str, variant: str) -> Emulator:
         ),
         **answers.facts,
     )
-    return replace(emulator, flags=compute_flags(emulator, answers.flags))
+    return emulator._replace(flags=compute_flags(emulator, answers.flags))
 
 
 def _is_off(item: Message, name: str) -> bool:
@@ -375,11 +375,11 @@ def _with_migratability(host: HostCpu, everything: Message) -> HostCpu:
         other = everything.get(item.name)
         if isinstance(item.value, bool) and isinstance(other, bool):
             if item.value:
-                item = replace(item, migratable=True)
+                item = item._replace(migratable=True)
             elif other:
-                item = replace(item, value=True, migratable=False)
+                item = item._replace(value=True, migratable=False)
         marked.append(item)
-    return replace(host, properties=tuple(marked), migratability=True)
+    return host._replace(properties=tuple(marked), migratability=True)
 
 
 def _hyperv(properties: Message) -> tuple[str, ...]:

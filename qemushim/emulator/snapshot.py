@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import astuple
 from typing import Any
 
 from qemushim.emulator.model import (
@@ -62,9 +61,9 @@ def dump(emulator: Emulator) -> bytes:
     for name in _TABLES:
         content[name] = {key: sorted(names) for key, names in sorted(getattr(emulator, name).items())}
     content["accelerators"] = [_accelerator_row(accelerator) for accelerator in emulator.accelerators]
-    content["gic"] = [astuple(gic) for gic in emulator.gic]
-    content["sev"] = emulator.sev and astuple(emulator.sev)
-    content["sgx"] = emulator.sgx and astuple(emulator.sgx)
+    content["gic"] = emulator.gic
+    content["sev"] = emulator.sev
+    content["sgx"] = emulator.sgx
     text = json.dumps(content, separators=(",", ":"), sort_keys=True)
     return b"%s%d\n%s" % (_MAGIC, FORMAT, zlib.compress(text.encode(), 9))
 
@@ -93,10 +92,9 @@ def _accelerator_row(accelerator: Accelerator) -> list[Any]:
     host = accelerator.host_cpu
     return [
         accelerator.name,
-        [astuple(machine) for machine in accelerator.machines],
-        [astuple(cpu) for cpu in accelerator.cpus],
-        host
-        and [host.model, [astuple(item) for item in host.properties], host.migratability, host.deprecated],
+        accelerator.machines,
+        accelerator.cpus,
+        host and [host.model, host.properties, host.migratability, host.deprecated],
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.command.command import Descriptor
@@ -72,7 +72,7 @@ class PlugBuild(Build):
 
 def removal_build(domain: Domain, emulator: Emulator, host: Host) -> PlugBuild:
     """The same to find out what a device was made of, for which secrets need not be told again."""
-    blind = replace(host, find_secret=lambda kind, reference: b"", encrypt=lambda secret, iv: "")
+    blind = host._replace(find_secret=lambda kind, reference: b"", encrypt=lambda secret, iv: "")
     return PlugBuild(domain, emulator, blind)
 
 

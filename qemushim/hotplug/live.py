@@ -7,7 +7,6 @@ were chosen when it started.  https://libvirt.org/formatdomain.html
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qemushim.context import Build, Define
@@ -106,7 +105,7 @@ class LiveGuest(Guest):
     def own_host(self, host: Host) -> Host:
         """The host as this guest sees it: its paths have the guest's number in them."""
         number = self.domain.id or ""
-        return replace(host, domain_id=int(number)) if number.isdecimal() else host
+        return host._replace(domain_id=int(number)) if number.isdecimal() else host
 
     def own_emulator(self, emulator: Emulator) -> Emulator:
         """The emulator with the abilities that the document assumes or denies.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qemushim.command.option import Option
 from qemushim.emulator.model import Emulator
@@ -33,15 +32,21 @@ _HAS = {
 _HAS_NOT = {kind: f"no: {words}" for kind, words in _HAS.items()}
 
 
-@dataclass(frozen=True)
 class WatchedEmulator(Emulator):
     """An emulator that notes what it is asked; its variations note into the same list."""
 
-    asked: list[Question] = field(default_factory=list, compare=False)
+    asked: list[Question]
 
     @classmethod
     def of(cls, emulator: Emulator) -> WatchedEmulator:
-        return cls(**{f.name: getattr(emulator, f.name) for f in fields(Emulator)})
+        watched = cls._make(emulator)
+        watched.asked = []
+        return watched
+
+    def _replace(self, **changes: Any) -> WatchedEmulator:
+        twin = super()._replace(**changes)
+        twin.asked = self.asked
+        return twin
 
     def _note(self, kind: str, name: str, answer: bool) -> bool:
         self.asked.append(Question(kind, name, answer))
