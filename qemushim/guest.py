@@ -366,7 +366,9 @@ class Guest:
         for step in START:
             step(d)
         command = into if into is not None else Command("")
-        b = Build(self.domain, emulator, host, command, incoming, export, alone, paused)
+        b = Build(
+            self.domain, emulator, host, command, incoming=incoming, export=export, alone=alone, paused=paused
+        )
         b.command.binary = self.domain.node.value("devices/emulator") or ""
         prepare_devices(b)
         for group in GROUPS:

@@ -6,7 +6,6 @@ Images are made once, before the first option of a command line: node names coun
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.devices.storage import BACKING_FORMATS
@@ -73,46 +72,56 @@ class Settings(NamedTuple):
 PLAIN = Settings()
 
 
-@dataclass(slots=True, eq=False)
 class Image:
     """One image.  ``kind`` is the type of its source, never ``volume``."""
 
-    kind: str
-    format: str
-    #: ``<source>``; an empty one where there is none
-    source: Node
-    readonly: bool = False
-    settings: Settings = PLAIN
-    detect_zeroes: str = ""
-    #: bytes; 0: QEMU's own default
-    metadata_cache: int = 0
-    auth: Node | None = None
-    encryption: Node | None = None
-    #: kind of the drive that shows it (``disk``, ``lun``, ``cdrom``, ``floppy``); of the top image alone
-    drive: str = ""
-    #: a CD-ROM drive of the host
-    host_cdrom: bool = False
-    #: start of the names of its nodes and secrets (``libvirt-3``)
-    name: str = ""
-    #: name of the storage node where it is not ``name`` and ``-storage``
-    storage_name: str = ""
-    #: name of the secret with the password for the server, where it is not made from the storage node's
-    auth_name: str = ""
-    #: a format node stands above the storage node
-    layered: bool = True
-    #: nbdkit opens it, and QEMU talks to nbdkit
-    nbdkit: bool = False
-    #: file descriptors that are passed for it, and whether the one of a single one is writable
-    descriptors: tuple[int, ...] = ()
-    writable_descriptor: bool = False
-    #: QEMU opens it in the other mode when that is needed (QEMU 3.1)
-    reopens: bool = True
-    fd_set: int = -1
-    #: the image below, where the document names it
-    backing: Image | None = None
-    #: the document says that nothing is below
-    terminated: bool = False
-    data: Image | None = None
+    def __init__(
+        self,
+        kind: str,
+        image_format: str,
+        source: Node,
+        settings: Settings,
+        *,
+        readonly: bool,
+        auth: Node | None = None,
+        encryption: Node | None = None,
+    ) -> None:
+        self.kind = kind
+        self.format = image_format
+        #: ``<source>``; an empty one where there is none
+        self.source = source
+        self.settings = settings
+        self.readonly = readonly
+        self.auth = auth
+        self.encryption = encryption
+        self.detect_zeroes = ""
+        #: bytes; 0: QEMU's own default
+        self.metadata_cache = 0
+        #: kind of the drive that shows it (``disk``, ``lun``, ``cdrom``, ``floppy``); of the top image alone
+        self.drive = ""
+        #: a CD-ROM drive of the host
+        self.host_cdrom = False
+        #: start of the names of its nodes and secrets (``libvirt-3``)
+        self.name = ""
+        #: name of the storage node where it is not ``name`` and ``-storage``
+        self.storage_name = ""
+        #: name of the secret with the password for the server, where it is not made from the storage node's
+        self.auth_name = ""
+        #: a format node stands above the storage node
+        self.layered = True
+        #: nbdkit opens it, and QEMU talks to nbdkit
+        self.nbdkit = False
+        #: file descriptors that are passed for it, and whether the one of a single one is writable
+        self.descriptors: tuple[int, ...] = ()
+        self.writable_descriptor = False
+        #: QEMU opens it in the other mode when that is needed (QEMU 3.1)
+        self.reopens = True
+        self.fd_set = -1
+        #: the image below, where the document names it
+        self.backing: Image | None = None
+        #: the document says that nothing is below
+        self.terminated = False
+        self.data: Image | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -186,14 +195,14 @@ def says_nothing(source: Node, kind: str) -> bool:
     return kind not in ("nvme", "vhostuser") and not source.attrib.get(PLACES.get(kind, "file"))
 
 
-@dataclass(slots=True)
 class DiskNodes:
     """What stands behind one disk."""
 
-    #: the image on top; ``None``: no medium, or not QEMU that opens it
-    image: Image | None
-    #: names of the nodes of its throttle filters, lowest first
-    filters: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        #: the image on top; ``None``: no medium, or not QEMU that opens it
+        self.image: Image | None = None
+        #: names of the nodes of its throttle filters, lowest first
+        self.filters: list[str] = []
 
 
 def disk_nodes(disk: Disk, b: Build) -> DiskNodes:
@@ -236,7 +245,7 @@ def image_of(
     if source.children:
         auth = source.child("auth") or auth
         encryption = source.child("encryption") or encryption
-    return Image(kind, image_format, source, readonly, settings, auth=auth, encryption=encryption)
+    return Image(kind, image_format, source, settings, readonly=readonly, auth=auth, encryption=encryption)
 
 
 def disk_image(disk: Disk, kind: str, source: Node | None) -> Image:

@@ -103,7 +103,7 @@ def _prepare_disk(disk: Disk, number: int, b: Build) -> int:
             b.domain.remove(disk)
             return number
         kind, source = "file", None
-    found = _disk_nodes(b)[id(disk.node)] = DiskNodes(None)
+    found = _disk_nodes(b)[id(disk.node)] = DiskNodes()
     if kind == "vhostuser":
         return number
     image = disk_image(disk, kind, source)
