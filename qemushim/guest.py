@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from qemushim.address.assign import assign_addresses
-from qemushim.address.check import check_addresses
+from qemushim.address.check import check_addresses, check_slot_options
 from qemushim.address.drive import assign_scsi_hostdevs
 from qemushim.address.indexes import assign_controller_indexes
 from qemushim.address.past import Past, keep_addresses, keep_devices, keep_identity
@@ -18,7 +18,7 @@ from qemushim.command.command import Command
 from qemushim.command.option import Option
 from qemushim.context import Build, Define
 from qemushim.devices.address import PciAddress
-from qemushim.devices.alias import assign_aliases
+from qemushim.devices.alias import assign_aliases, check_aliases
 from qemushim.devices.base import Device
 from qemushim.devices.bootindex import check_boot_order
 from qemushim.devices.disk_check import check_disks_together, check_drive_addresses
@@ -76,14 +76,17 @@ def check_documents(d: Define) -> None:
 def complete_devices(d: Define) -> None:
     """Each device's own defaults, kind by kind."""
     for device in tuple(d.domain.every()):
-        if device.node.child("alias") is not None and not (d.live or device.user_alias):
+        if not (d.live or device.user_alias):
             # made up when the guest starts
             device.node.discard("alias")
+        for tag in device.unused:
+            device.node.discard(tag)
         device.complete(d)
 
 
 def check_devices(d: Define) -> None:
     for device in d.domain.every():
+        check_slot_options(device)
         device.check(d)
 
 
@@ -152,6 +155,7 @@ CHECK: tuple[Step, ...] = (
     check_disks_together,
     check_hostdevs_together,
     check_drive_addresses,
+    check_aliases,
     check_whole,
 )
 
@@ -359,16 +363,15 @@ class Guest:
         For a QEMU that speaks QMP alone.  ``alone``, ``paused``: see ``Build``.
         """
         emulator = namespace.changed_emulator(self.domain, emulator)
-        placed = self._placed_for is emulator
-        if export and export_interfaces(self.domain):
-            placed = False
+        if export:
+            export_interfaces(self.domain)
+        # what an export makes of the interfaces has no place yet
+        placed = self._placed_for is emulator and not export
         d = Define(self.domain, emulator, host, update=False, start=True, incoming=incoming, placed=placed)
         for step in START:
             step(d)
         command = into if into is not None else Command("")
-        b = Build(
-            self.domain, emulator, host, command, incoming=incoming, export=export, alone=alone, paused=paused
-        )
+        b = Build(self.domain, emulator, host, command, incoming, export, alone, paused)
         b.command.binary = self.domain.node.value("devices/emulator") or ""
         prepare_devices(b)
         for group in GROUPS:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemushim.document.units import canonical_uuid
+from qemushim.errors import ConfigError
 from qemushim.guest import Guest
 from qemushim.host import Host
 from qemushim.machine.clock import calendar
@@ -396,8 +397,11 @@ def test_metadata_has_one_element_for_each_namespace() -> None:
     ("label", "written"),
     [
         ("<seclabel type='none'/>", "<seclabel type='none' model='none'/>"),
-        ("<seclabel relabel='yes'/>", "<seclabel type='none' model='none'/>"),
-        ("<seclabel model='selinux'/>", "<seclabel type='dynamic' model='selinux' relabel='yes'/>"),
+        ("<seclabel type='dynamic' relabel='yes'/>", "<seclabel type='none' model='none'/>"),
+        (
+            "<seclabel type='dynamic' model='selinux'/>",
+            "<seclabel type='dynamic' model='selinux' relabel='yes'/>",
+        ),
         (
             "<seclabel type='static' model='dac'><label>1:2</label><imagelabel>x</imagelabel></seclabel>",
             "<seclabel type='static' model='dac' relabel='no'><label>1:2</label></seclabel>",
@@ -411,14 +415,17 @@ def test_labels(label: str, written: str) -> None:
 def test_label_refusals() -> None:
     one = "<seclabel model='dac'/>"
     assert refusal(one * 2) == "seclabel for model dac is already provided"
-    assert "missing security model" in refusal(one + "<seclabel/>")
+    assert "<seclabel" not in stored(one)
+    for unnamed in ("<seclabel relabel='yes'/>", "<seclabel type='static'><label>x</label></seclabel>"):
+        assert refusal(unnamed) == "XML error: missing security model in domain seclabel"
     assert refusal("<seclabel type='static' model='dac'/>") == "XML error: security label is missing"
 
 
 def test_keys_of_s390() -> None:
     keys = "<keywrap><cipher name='dea' state='off'/><cipher name='aes' state='on'/></keywrap>"
     assert ",usb=off,aes-key-wrap=on,dea-key-wrap=off," in value("-machine", tokens(keys, S390))
-    assert refusal(keys).startswith("unsupported configuration:")
+    with pytest.raises(ConfigError, match="key wrap support is only available on S390 guests"):
+        tokens(keys)
 
 
 def test_secret_memory() -> None:

@@ -79,10 +79,10 @@ def test_usb_by_vendor_and_product() -> None:
     ]
 
 
-def test_an_iscsi_target_has_a_lun_and_a_port() -> None:
+def test_an_iscsi_target_has_a_lun_but_no_port_of_its_own() -> None:
     text = stored(scsi("<source protocol='iscsi' name='iqn.t'><host name='h'/></source>"))
     assert "<source protocol='iscsi' name='iqn.t/0'>" in text
-    assert "<host name='h' port='3260'/>" in text
+    assert "<host name='h'/>" in text
 
 
 def test_mdev_shows_nothing_by_default() -> None:

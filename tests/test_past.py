@@ -31,7 +31,7 @@ PLENTY = (
     NIC.format("br0", "virtio"),
     NIC.format("br1", "e1000"),
     "<input type='tablet' bus='usb'/>",
-    "<redirdev bus='usb' type='spicevmc'/>",
+    "<redirdev bus='usb' type='pty'/>",
     "<channel type='pty'><target type='virtio' name='one'/></channel>",
     "<channel type='pty'><target type='virtio' name='two'/></channel>",
     "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",

@@ -107,7 +107,6 @@ def test_qemu_reads_an_input_device() -> None:
             "<input type='mouse' bus='virtio' model='virtio-transitional'/>",
             "virtio (non-)transitional models are not supported for input type=mouse",
         ),
-        ("<input type='mouse' bus='usb'><driver iommu='on'/></input>", "iommu driver option"),
         ("<input type='joystick'/>", "unknown input device type 'joystick'"),
         ("<hub type='pci'/>", "'type' in element 'hub': 'pci'"),
         ("<memballoon model='virtio'/><memballoon model='none'/>", "single memory balloon"),

@@ -60,6 +60,17 @@ def check_addresses(d: Define) -> None:
             _check_zpci(device, zpci, d)
 
 
+def check_slot_options(device: Device) -> None:
+    """Raise ``ConfigError`` for what only a device in a PCI slot can be told, where it sits elsewhere."""
+    if device.address_type in ("", "none", "pci", "unassigned"):
+        return
+    node = device.node
+    if node.child("rom") is not None and node.child("rom").attrib and "rom" not in device.unused:  # type: ignore[union-attr]
+        raise error.unsupported("ROM tuning is only supported for PCI devices", node.child("rom"))
+    if device.acpi_index:
+        raise error.unsupported("ACPI index is only supported for PCI devices", node.child("acpi"))
+
+
 def _check_zpci(device: Device, zpci: Node, d: Define) -> None:
     if zpci.get("uid") is None and zpci.get("fid") is None:
         return

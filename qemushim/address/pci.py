@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from qemushim.address.needs import ENDPOINTS, Kind, Need
@@ -116,7 +117,8 @@ class Bus:
         return f"bus {self.index} ({self.model}): {' '.join(used) if used else 'empty'}"
 
 
-class Abilities(NamedTuple):
+@dataclass(slots=True)
+class Abilities:
     """What a guest's buses may grow by."""
 
     #: several host bridges (pSeries)

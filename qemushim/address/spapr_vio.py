@@ -31,6 +31,10 @@ _BASES: tuple[tuple[str, Callable[[Device], bool], int], ...] = (
 )
 
 
+#: kinds whose model alone puts them on this bus, whatever the machine
+_ANYWHERE = frozenset({"controller", "interface"})
+
+
 class SpaprVioPlaces:
     """The register numbers in use."""
 
@@ -100,9 +104,9 @@ def place_spapr_vio(places: SpaprVioPlaces, device: Device) -> None:
 
 def assign_spapr_vio(d: Define) -> None:
     """Register numbers for all devices that want one."""
-    if not d.board.is_pseries:
-        return
     places = occupied_spapr_vio(d)
     for tag, _, _ in _BASES:
+        if not d.board.is_pseries and tag not in _ANYWHERE:
+            continue
         for device in d.domain.lists[tag]:
             place_spapr_vio(places, device)

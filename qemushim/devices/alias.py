@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qemushim.devices.address import disk_index, drive_place
+from qemushim.devices.address import disk_index
 from qemushim.devices.base import Device
+from qemushim.devices.charsource import is_mirror
 from qemushim.devices.interface import Interface
 from qemushim.document.units import parse_unsigned
+from qemushim.errors import error
 
 if TYPE_CHECKING:
     from qemushim.board import Board
@@ -43,6 +45,22 @@ _SINGLE = {"iommu": "iommu0", "memballoon": "balloon0", "pstore": "pstore0", "vs
 #: models of memory devices known by their slot, and those that are counted
 _SLOTTED_MEMORY = frozenset({"dimm", "nvdimm"})
 _MEMORY = {"sgx-epc": "epc", "virtio-mem": "virtiomem", "virtio-pmem": "virtiopmem"}
+
+
+def check_aliases(d: Define) -> None:
+    """Raise ``ConfigError`` where two devices have one id of the user's."""
+    seen: set[str] = set()
+    consoles = d.domain.lists["console"]
+    for device in d.domain.every():
+        name = device.user_alias
+        shadow = consoles[:1] == [device] and is_mirror(d, device, 0)
+        if name and name in seen and not shadow:
+            raise error.unsupported(
+                f"non unique alias detected: {name}",
+                device.node.child("alias"),
+                "give each a name of its own",
+            )
+        seen.add(name)
 
 
 def assign_aliases(d: Define) -> None:
@@ -121,7 +139,10 @@ class Aliases:
         bus = disk.node.value("target/@bus") or ""
         if disk.address_type != "drive":
             return f"{bus}-disk{disk_index(disk.node.value('target/@dev') or '')}"
-        controller, channel, target, unit = drive_place(disk.node.ensure("address"))
+        place = disk.node.ensure("address")
+        controller, channel, target, unit = (
+            parse_unsigned(place.get(name) or "0") for name in ("controller", "bus", "target", "unit")
+        )
         if bus == "scsi" and controller not in self._narrow:
             return f"scsi{controller}-{channel}-{target}-{unit}"
         return f"{bus}{controller}-{channel}-{unit}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from qemushim.command.option import Option, Value, compact, to_json
-from qemushim.devices.base import Device, VirtioDriver, forbid_virtio_options, virtio_properties
+from qemushim.devices.base import Device, VirtioDriver, virtio_properties
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
 from qemushim.document.fields import Choice, Many, One, Positive, Switch, Text, Unsigned
 from qemushim.document.item import Item, Schema, Tail
@@ -361,16 +361,23 @@ class Sound(Device):
     driver = One("driver", VirtioDriver)
 
     def complete(self, d: Define) -> None:
-        if self.model == "virtio" and not self.streams:
+        if self.model not in _HDA:
+            self.node.discard("codec")
+        if self.model != "usb":
+            self.multichannel = None
+        if self.model != "virtio":
+            self.streams = None
+            self.node.discard("driver")
+        elif not self.streams:
             self.streams = 2
 
     def check(self, d: Define) -> None:
         model = self.model or ""
         if model == "ich7":
             raise error.unsupported(f"sound card model '{model}' is not supported by qemu", self.node)
-        if model != "virtio":
-            forbid_virtio_options(self)
-        elif not (d.emulator.has_device("virtio-sound-pci") or d.emulator.has_device("virtio-sound-device")):
+        if model == "virtio" and not (
+            d.emulator.has_device("virtio-sound-pci") or d.emulator.has_device("virtio-sound-device")
+        ):
             raise error.unsupported("virtio-sound controller is not supported by this QEMU binary", self.node)
         device, words = _OPTIONAL.get(model, ("", ""))
         if device and not d.emulator.has_device(device):

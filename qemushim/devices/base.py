@@ -6,7 +6,7 @@ https://libvirt.org/formatdomain.html#devices
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.address import Address
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qemushim.context import Build, Define
 
 
+_ALIAS_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _LOADPARM_LENGTH = 8
 _LOADPARM_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789. ")
 
@@ -73,6 +74,9 @@ class Device(Item):
     acpi_index = Unsigned("acpi/@index")
     address = One("address", Address)
 
+    #: most kinds are nothing to start from, and have no firmware of their own
+    unused: ClassVar[tuple[str, ...]] = ("boot", "rom")
+
     __slots__ = ("alias",)
 
     def __init__(self, node: Node) -> None:
@@ -101,18 +105,20 @@ class Device(Item):
     def address_type(self) -> str:
         """``pci``, ``drive``, …, or ``""`` without an address."""
         node = self.node.child("address")
-        return node.attrib.get("type", "") if node is not None else ""
+        return (node.attrib.get("type") or "") if node is not None else ""
 
     @property
     def user_alias(self) -> str:
-        """The user's own id (``ua-…``), or ``""``."""
+        """The user's own id (``ua-`` and letters, digits, ``-``, ``_``), or ``""``; other names are passed over."""
         name = self.alias_name or ""
-        return name if name.startswith("ua-") else ""
+        return name if name.startswith("ua-") and not set(name) - _ALIAS_CHARS else ""
 
     def set_address(self, kind: str, **attributes: str | int) -> Address:
         """Give the device an address, replacing what is there."""
         node = self.node.ensure("address")
-        node.attrib = {"type": kind, **{name: str(value) for name, value in attributes.items()}}
+        node.attrib = {"type": kind}
+        for name, value in attributes.items():
+            node.set(name, value)
         return Address(node)
 
 

@@ -170,7 +170,7 @@ def _iscsi(image: Image, b: Build) -> Properties:
         host = f"[{host}]"
     return {
         "driver": "iscsi",
-        "portal": f"{host}:{_port(server, 'iscsi')}",
+        "portal": f"{host}:{server.get('port') or 0}",
         "target": target,
         "lun": _lun(lun, image),
         "transport": "tcp",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from qemushim.devices.storage import PORTS
 from qemushim.document.node import Node
 from qemushim.errors import error
 
@@ -29,9 +30,9 @@ def resolve_source(disk: Disk, b: Build) -> tuple[str, Node | None]:
     ``auth`` (``username``, ``type``, ``uuid`` or ``usage``).
     Raises ``ConfigError`` where the host has no such volume.
     """
-    source, kind = disk.node.child("source"), disk.node.attrib.get("type", "file")
-    if kind != "volume" or source is None or not source.get("volume"):
-        return kind, source
+    source = disk.node.child("source")
+    if disk.type != "volume" or source is None or not source.get("volume"):
+        return disk.type, source
     pool, name = source.get("pool") or "", source.get("volume") or ""
     found = b.host.find_volume(pool, name)
     if found is None:
@@ -66,6 +67,8 @@ def _iscsi(name: str, found: Mapping[str, Any]) -> Node:
     lun = name.rpartition(":")[2]
     node = Node("source", {"protocol": "iscsi", "name": f"{found.get('device') or ''}/{lun}"})
     _add_servers(node, found)
+    for server in node.all("host"):
+        server.attrib.setdefault("port", str(PORTS["iscsi"]))
     return node
 
 

@@ -116,7 +116,7 @@ class CharDevice(Device):
         self.node.ensure("target")
 
     def check(self, d: Define) -> None:
-        check_source(self.node)
+        check_source(self.node, d)
 
     def chardev(self, b: Build) -> Iterator[Option]:
         """The host end, which goes by ``char`` and the alias."""
@@ -199,8 +199,6 @@ class Serial(CharDevice):
         return board.is_riscv_virt or board.is_loongarch_virt
 
     def options(self, b: Build) -> Iterator[Option]:
-        if CharSource(self.node).type == "spiceport" and not _has_spice(b):
-            return
         yield from self.chardev(b)
         target = SerialTarget(self.node.ensure("target"))
         if self.is_platform(b.board):
@@ -248,10 +246,6 @@ def _fits_board(kind: str | None, model: str | None, board: Board) -> bool:
     if kind == "sclp-serial":
         return board.is_s390
     return kind != "isa-debug" or board.is_x86
-
-
-def _has_spice(b: Build) -> bool:
-    return any(graphics.node.get("type") == "spice" for graphics in b.domain.lists["graphics"])
 
 
 class Parallel(CharDevice):
@@ -372,7 +366,7 @@ class Channel(CharDevice):
 
     def check(self, d: Define) -> None:
         kind = self.node.value("target/@type")
-        check_source(self.node, path_optional=kind in ("virtio", "xen"))
+        check_source(self.node, d, path_optional=kind in ("virtio", "xen"))
         name = self.node.value("target/@name")
         if kind == "virtio" and self.type == "spicevmc" and name and name != _SPICE_NAME:
             raise error.unsupported(f"Unsupported spicevmc target name '{name}'", self.node, _SPICE_NAME)

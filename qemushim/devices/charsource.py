@@ -8,7 +8,8 @@ https://libvirt.org/formatdomain.html#consoles-serial-parallel-channel-devices
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value, key_values, to_json
 from qemushim.devices.label import SourceLabel, complete_labels
@@ -18,7 +19,7 @@ from qemushim.document.node import Node
 from qemushim.errors import error
 
 if TYPE_CHECKING:
-    from qemushim.context import Build
+    from qemushim.context import Build, Context, Define
     from qemushim.devices.base import Device
 
 Properties = dict[str, Value]
@@ -159,6 +160,8 @@ def _kept(kind: str, sources: list[Node]) -> list[Node]:
     if kind == "unix":
         # without a path there is nothing to say, but reconnecting (which a check refuses) must not get lost
         return [s for s in sources[-1:] if s.get("path") or s.child("reconnect") is not None]
+    if kind == "qemu-vdagent":
+        return [s for s in sources[-1:] if any(s.child(tag) is not None for tag in ("clipboard", "mouse"))]
     if kind != "udp":
         return sources[-1:]
     ends = {Source(element).mode: element for element in sources}
@@ -172,7 +175,7 @@ def _kept(kind: str, sources: list[Node]) -> list[Node]:
 # -- checks ----------------------------------------------------------------------------------------
 
 
-def check_source(node: Node, *, path_optional: bool = False) -> None:
+def check_source(node: Node, d: Define, *, path_optional: bool = False) -> None:
     """Raise ``ConfigError`` where a source lacks what its type needs.
 
     ``path_optional``: the path of a UNIX socket may be left to the host.
@@ -198,6 +201,14 @@ def check_source(node: Node, *, path_optional: bool = False) -> None:
             node,
             f"one of: {', '.join(QEMU_PROTOCOLS)}",
         )
+    if kind in ("spicevmc", "spiceport") and not has_spice(d):
+        wrong = f"chardev '{kind}' not supported without spice graphics"
+        raise error.unsupported(wrong, node, "add <graphics type='spice' autoport='yes'/>")
+
+
+def has_spice(c: Context) -> bool:
+    """Whether the guest can be looked at over SPICE."""
+    return any(graphics.node.get("type") == "spice" for graphics in c.domain.lists["graphics"])
 
 
 #: type → attributes of ``<source>`` that it can not do without
@@ -213,7 +224,8 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
 
 
 def _missing(attribute: str, node: Node) -> Exception:
-    return error.internal(
+    kind = error.unsupported if attribute == "channel" else error.internal
+    return kind(
         f"Missing source {attribute} attribute for char device", node, f"add <source {attribute}='…'/>"
     )
 
@@ -260,12 +272,12 @@ def prepare_chardev(device: Device, b: Build) -> None:
             sets[id(node), "log"] = b.new_fd_set()
 
 
-def is_mirror(b: Build, console: Device, number: int) -> bool:
+def is_mirror(c: Context, console: Device, number: int) -> bool:
     """Whether a console is the first serial port under another name."""
     return (
         number == 0
         and (console.node.value("target/@type") or "serial") == "serial"
-        and bool(b.domain.lists["serial"])
+        and bool(c.domain.lists["serial"])
     )
 
 
@@ -280,7 +292,8 @@ def _fd_set(b: Build, node: Node, part: str, number: int, user: str, path: str) 
 # -- options ---------------------------------------------------------------------------------------
 
 
-class Backend(NamedTuple):
+@dataclass(slots=True)
+class Backend:
     """One ``-chardev``: as ``key=value`` and as QMP would have it."""
 
     kind: str
@@ -392,7 +405,8 @@ def _reconnect(b: Build, seconds: int | None) -> Properties:
     return {"reconnect": seconds}
 
 
-class _Need(NamedTuple):
+@dataclass(slots=True)
+class _Need:
     """What a back end is made from."""
 
     b: Build
@@ -525,4 +539,13 @@ def _address(kind: str, **data: str) -> Value:
 
 def channel_path(b: Build, node: Node) -> str:
     """The socket of a channel that leaves its path to the host."""
-    return f"{b.host.paths.channel}/{b.short_name}/{node.value('target/@name') or 'unknown.sock'}"
+    return f"{b.host.paths.channel}/{b.short_name}/{channel_name(node)}"
+
+
+def channel_name(node: Node) -> str:
+    """The file of a channel's socket: the channel's name, or one that is made of its place."""
+    name = node.value("target/@name")
+    if name:
+        return name
+    place = (int(node.value(f"address/@{part}") or 0) for part in ("controller", "bus", "port"))
+    return f"vioser-{'-'.join(f'{number:02d}' for number in place)}.sock"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.base import Device, virtio_properties
-from qemushim.devices.controller_check import COMPANION_PORTS, check_controller, complete_controller
+from qemushim.devices.controller_check import COMPANION_PORTS, XHCI, check_controller, complete_controller
 from qemushim.devices.disk import DiskIothread
 from qemushim.devices.disk_frontend import iothread_mapping
 from qemushim.devices.placement import address_properties, controller_alias, virtio_driver, zpci_options
@@ -137,9 +137,8 @@ class Controller(Device):
     #: type → fields that controllers of other types do not have
     own_fields: ClassVar[dict[str, tuple[str, ...]]] = {
         "pci": ("model_name", "target", "hole64"),
-        "scsi": ("driver",),
         "usb": ("ports",),
-        "virtio-serial": ("ports", "vectors", "driver"),
+        "virtio-serial": ("ports", "vectors"),
         "xenbus": ("max_grant_frames", "max_event_channels"),
     }
     _schemas: ClassVar[dict[str, Schema]] = {}
@@ -317,7 +316,13 @@ def _usb_options(c: Controller, b: Build) -> Iterator[Option]:
         raise error.unsupported(
             f"USB controller model '{model}' not supported in this QEMU binary", c.node, hint
         )
-    properties: dict[str, Value] = {"p2": c.ports, "p3": c.ports} if driver.endswith("xhci") else {}
+    if c.ports is not None and model not in XHCI:
+        raise error.unsupported(
+            f"usb controller type '{model}' doesn't support 'ports' with this QEMU binary",
+            c.node,
+            "model='qemu-xhci'",
+        )
+    properties: dict[str, Value] = {"p2": c.ports, "p3": c.ports}
     if c.is_companion:
         properties["masterbus"] = f"{controller_alias(b, 'usb', c.number)}.0"
         properties["firstport"] = c.master_startport or 0

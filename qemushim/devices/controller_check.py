@@ -30,6 +30,8 @@ def complete_controller(c: Controller, d: Define) -> None:
     if make is not None:
         make(c, d)
     driver = c.driver
+    if c.hole64 is not None:
+        c.hole64 = c.hole64
     if driver is not None and driver.iothread and not (c.type == "scsi" and c.model in VIRTIO_SCSI):
         hint = "leave out iothread, or use a virtio-scsi controller"
         raise error.xml("'iothread' attribute only supported for virtio scsi controllers", c.node, hint)
@@ -130,9 +132,20 @@ _COMPLETE: dict[str, Callable[[Controller, Define], None]] = {
 
 def check_controller(c: Controller, d: Define) -> None:
     """Raise ``ConfigError`` where the board or this QEMU can't have the controller."""
+    _check_queues(c)
     make = _CHECK.get(c.type)
     if make is not None:
         make(c, d)
+
+
+def _check_queues(c: Controller) -> None:
+    """What only virtio-scsi can be told of its queues."""
+    driver = c.driver
+    if driver is None or (c.type == "scsi" and c.model in VIRTIO_SCSI):
+        return
+    for option in ("queues", "cmd_per_lun", "max_sectors", "ioeventfd"):
+        if getattr(driver, option) is not None:
+            raise error.unsupported(f"'{option}' is only supported by virtio-scsi controller", c.node)
 
 
 def _check_xenbus(c: Controller, d: Define) -> None:
@@ -185,12 +198,7 @@ def _check_scsi(c: Controller, d: Define) -> None:
     if capability and not d.emulator.flag(capability):
         raise error.unsupported(f"This QEMU doesn't support {name}", c.node, "use another model")
     driver = c.driver
-    if driver is None:
-        return
-    if c.model not in VIRTIO_SCSI:
-        for option in ("queues", "cmd_per_lun", "max_sectors", "ioeventfd"):
-            if getattr(driver, option) is not None:
-                raise error.unsupported(f"'{option}' is only supported by virtio-scsi controller", c.node)
+    if driver is None or c.model not in VIRTIO_SCSI:
         return
     threads = [driver.iothread] if driver.iothread else [thread.id for thread in driver.iothreads]
     _check_iothreads(c, d, threads)

@@ -51,6 +51,7 @@ class Filesystem(Device):
     """One shared directory: over 9p, virtiofs or MTP."""
 
     tag = "filesystem"
+    unused = ("rom",)
 
     type = Choice("@type", ("mount", "block", "file", "template", "ram", "bind", "volume"), "mount")
     accessmode = Choice("@accessmode", ("passthrough", "mapped", "squash"))
@@ -99,25 +100,29 @@ class Filesystem(Device):
             raise error.plain(f"missing target information for device {self.source_dir or ''}".rstrip(), node)
         if self.type == "mount":
             source.drop("dev", "file")
-        if source.get("socket") is None:
+        if source.get("socket") is not None:
+            source.drop("dir")
+        else:
             # with a socket it is the other process that decides who may do what
             node.attrib.setdefault("accessmode", "passthrough")
         if node.get("multidevs") == "default":
             node.drop("multidevs")
+        if not self.is_virtiofs:
+            node.discard("idmap")
 
     # -- checks ------------------------------------------------------------------------------------
 
     def check(self, d: Define) -> None:
         if self.type != "mount":
             raise error.unsupported("only supports mount filesystem type", self.node, "type='mount'")
+        if self.boot_order and not self.is_virtiofs:
+            raise error.unsupported("boot order is only supported for virtiofs", self.node.child("boot"))
         if self.is_virtiofs:
             self._check_virtiofs(d)
         elif self.driver == "mtp":
             self._check_mtp(d)
         elif self.driver not in ("path", "handle"):
             raise error.unsupported("Filesystem driver type not supported", self.node)
-        if not self.is_virtiofs and self.source_socket is not None:
-            raise error.unsupported("a socket is only supported with the virtiofs driver", self.node)
         if self.driver != "path" and (self.fmode is not None or self.dmode is not None):
             raise error.unsupported("fmode and dmode must be used with driver type 'path'", self.node)
         if (self.fmode is not None or self.dmode is not None) and self.accessmode != "mapped":
@@ -128,8 +133,8 @@ class Filesystem(Device):
     def _check_mtp(self, d: Define) -> None:
         if not d.emulator.has_device("usb-mtp"):
             raise error.unsupported("MTP filesystem is not supported with this QEMU binary", self.node)
-        if self.accessmode not in (None, "passthrough"):
-            raise error.unsupported("MTP filesystem only supports passthrough accessmode", self.node)
+        if self.accessmode != "passthrough":
+            raise error.unsupported("mtp only supports passthrough accessmode", self.node)
 
     def _check_virtiofs(self, d: Define) -> None:
         node = self.node
@@ -187,17 +192,17 @@ def _plan9_options(fs: Filesystem, b: Build) -> Iterator[Option]:
     pairs: list[tuple[str, Value]] = []
     if fs.driver != "handle":
         pairs = [
-            ("security_model", SECURITY_MODELS.get(fs.accessmode or "", "none")),
+            ("security_model", SECURITY_MODELS.get(fs.accessmode or "")),
             ("multidevs", fs.multidevs),
             ("fmode", None if fs.fmode is None else f"{fs.fmode:04o}"),
             ("dmode", None if fs.dmode is None else f"{fs.dmode:04o}"),
         ]
-    pairs += [("writeout", fs.write_policy), ("id", f"fsdev-{fs.alias}"), ("path", fs.source_dir)]
+    pairs += [("writeout", fs.write_policy), ("id", f"fsdev-{fs.alias}"), ("path", fs.source_dir or "")]
     option = b.pairs(
         "-fsdev", "handle" if fs.driver == "handle" else "local", pairs, fs.node, "a directory over 9p"
     )
     if fs.readonly:
-        option = option._replace(text=f"{option.text},readonly")
+        option.text = f"{option.text},readonly"
     yield option
     properties: Properties = {
         "driver": virtio_driver("virtio-9p", fs, b),

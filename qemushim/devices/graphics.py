@@ -18,6 +18,7 @@ from qemushim.devices.graphics_kind import (
     Place,
     Timestamp,
     complete_listens,
+    complete_password,
     find_place,
     gl_rendernode,
     keymap_options,
@@ -65,7 +66,7 @@ class Vnc(GraphicsKind):
     head = Tail()
     socket = Text("@socket")
     port = Integer("@port", 0)
-    autoport = Switch("@autoport", False)
+    autoport = Switch("@autoport")
     websocket = Integer("@websocket", 0)
     listen = Text("@listen")
     keymap = Text("@keymap")
@@ -78,6 +79,7 @@ class Vnc(GraphicsKind):
     audio = Unsigned("audio/@id")
 
     def complete(self, d: Define) -> None:
+        complete_password(self.node)
         first = complete_listens(self.node, live=d.live)
         if first.type == "socket":
             if (first.socket or "").startswith(f"{d.host.paths.lib}/") and not d.live:
@@ -88,9 +90,12 @@ class Vnc(GraphicsKind):
         if first.type not in ("address", "network"):
             self.node.drop("port", "autoport", "websocket")
             return
-        auto = self.autoport or self.port in (0, -1)
+        auto = self.port in (0, -1) if self.autoport is None else self.autoport
         self.autoport = auto
-        self.port = -1 if auto and not (d.live and self.port) else self.port or None
+        if auto:
+            self.port = self.port if d.live and self.port else -1
+        elif self.port <= 0:
+            self.port = None
         self.websocket = self.websocket or None
 
     def check(self, d: Define) -> None:
@@ -160,6 +165,7 @@ class Rdp(GraphicsKind):
     listens = Many("listen", Listen)
 
     def complete(self, d: Define) -> None:
+        complete_password(self.node)
         complete_listens(self.node, live=d.live)
         auto = self.autoport or self.port == -1
         self.port = 0 if auto and not d.live else self.port or None

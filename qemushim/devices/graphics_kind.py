@@ -66,6 +66,12 @@ class Timestamp(Field["str | None"]):
         return "a point in time (UTC), such as 2031-05-31T16:11:22"
 
 
+def complete_password(node: Node) -> None:
+    """Without a password there is no end of its validity, and nobody whom changing it could disconnect."""
+    if "passwd" not in node.attrib:
+        node.drop("passwdValidTo", "connected")
+
+
 # -- listening -----------------------------------------------------------------------------------------------
 
 
@@ -107,6 +113,8 @@ def complete_listens(node: Node, *, live: bool = False) -> Listen:
         else:
             listens = [node.add("listen", {"type": "address", **({"address": address} if address else {})})]
     first = Listen(listens[0])
+    if socket is not None and first.type in ("address", "network"):
+        first.node.attrib = {"type": "socket"}
     _agree(first, "address", "listen", address)
     _agree(first, "socket", "socket", socket)
     for child in listens:

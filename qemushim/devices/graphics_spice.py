@@ -15,6 +15,7 @@ from qemushim.devices.graphics_kind import (
     Place,
     Timestamp,
     complete_listens,
+    complete_password,
     find_place,
     gl_rendernode,
     keymap_options,
@@ -72,6 +73,7 @@ class Spice(GraphicsKind):
     rendernode = Text("gl/@rendernode")
 
     def complete(self, d: Define) -> None:
+        complete_password(self.node)
         first = complete_listens(self.node, live=d.live)
         port, tls_port = self.port, self.tls_port
         auto = self.autoport or (port == -1 and tls_port == -1)

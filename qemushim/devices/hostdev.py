@@ -109,6 +109,7 @@ class Hostdev(Device):
     """One device of the host."""
 
     tag = "hostdev"
+    unused = ()
     mode = Choice("@mode", (SUBSYSTEM, "capabilities"), SUBSYSTEM)
     type = Choice("@type", (*TYPES, "storage", "misc", "net"), "")
     managed = Switch("@managed", False)
@@ -155,6 +156,7 @@ class Hostdev(Device):
     def _check_attributes(self) -> None:
         """Attributes that only some types have.  Raises ``ConfigError``."""
         if self.type != "scsi":
+            self.readonly = self.shareable = False
             if self.sgio is not None:
                 raise error.xml("sgio is only supported for scsi host device", self.node)
             if self.rawio is not None:
@@ -220,7 +222,7 @@ def _complete_scsi(device: Hostdev, source: Node) -> None:
         servers = source.all("host")
         if len(servers) != 1:
             raise error.xml("only one source host address may be specified for the iSCSI hostdev", source)
-        complete_server(servers[0], "iscsi")
+        complete_server(servers[0], "")
         auth = source.child("auth")
         if auth is not None:
             complete_auth(auth)
@@ -329,9 +331,9 @@ def _check_scsi_host(device: Hostdev, d: Define) -> None:
 
 
 def _check_mdev(device: Hostdev, d: Define) -> None:
-    if device.boot_order and device.model == "vfio-ap":
+    if device.boot_order and device.model != "vfio-ccw":
         raise error.unsupported(
-            "booting from assigned devices is not supported by mediated devices of model vfio-ap",
+            f"booting from assigned devices is not supported by mediated devices of model {device.model}",
             device.node.child("boot"),
         )
     rivals = [h for h in d.domain.lists["hostdev"] if h.node.get("model") == "vfio-ap"]

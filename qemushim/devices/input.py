@@ -13,7 +13,6 @@ from qemushim.devices.base import (
     VIRTIO_MODELS,
     Device,
     VirtioDriver,
-    forbid_virtio_options,
     virtio_properties,
 )
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
@@ -83,9 +82,7 @@ class Input(Device):
             raise error.unsupported(f"unsupported input bus {bus}", self.node, "one of: ps2, usb, virtio")
         if kind not in kinds:
             raise error.unsupported(f"{bus} bus does not support {kind} input device", self.node)
-        if bus != "virtio":
-            forbid_virtio_options(self)
-        else:
+        if bus == "virtio":
             self._check_virtio(d)
         if bus == "usb" and kind == "keyboard" and not d.emulator.has_device("usb-kbd"):
             raise error.unsupported("usb keyboard is not supported by this QEMU binary", self.node)

@@ -57,6 +57,7 @@ _SOURCE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "udp": ("address", "port"),
     "user": ("dev",),
     "vdpa": ("dev",),
+    "vds": ("switchid", "portid", "portgroupid", "connectionid"),
     "vhostuser": ("type", "path", "mode", "dev"),
 }
 #: interface type → children of ``<source>`` that it has
@@ -135,6 +136,10 @@ class NetSource(Item):
     local_address = Text("local/@address")
     local_port = Unsigned("local/@port")
     host_device = One("address", Address)
+    switch_id = Text("@switchid")
+    port_id = Long("@portid")
+    port_group = Text("@portgroupid")
+    connection_id = Long("@connectionid")
     ips = Many("ip", Ip)
     routes = Many("route", Route)
     reconnect_enabled = Switch("reconnect/@enabled")
@@ -220,6 +225,7 @@ class Interface(Device):
     """``<interface>``"""
 
     tag = "interface"
+    unused = ()
 
     type = Choice("@type", TYPES, "user")
     managed = Switch("@managed")
@@ -335,7 +341,7 @@ class Interface(Device):
             and self.target_managed is not False
             and not d.live
         ):
-            node.discard("target")
+            self.target = None
         if node.value("backend/@type") == "default":
             node.ensure("backend").drop("type")
         if not self.coalesced_frames:
@@ -378,7 +384,7 @@ class Interface(Device):
         kind, source = self.type, self.node.child("source")
         if source is None:
             source = Node("source", line=self.node.line)
-        kept = _SOURCE_ATTRIBUTES.get(kind, ())
+        kept = _SOURCE_ATTRIBUTES.get(kind, ()) if kind != "user" or self.backend == "passt" else ()
         source.attrib = {name: value for name, value in source.attrib.items() if name in kept}
         source.children = [child for child in source.children if child.tag in _SOURCE_CHILDREN.get(kind, ())]
         if kind == "direct" and source.get("mode") is None:
@@ -392,14 +398,15 @@ class Interface(Device):
     def _complete_model(self, d: Define) -> None:
         if self.model is not None:
             self.model = _MODEL_SPELLINGS.get(self.model.lower(), self.model)
-        else:
-            self.model = default_model(self, d)
-        if not self.is_virtio:
-            self.backend_vhost = None
         if self.type == "hostdev":
             self._complete_host_driver()
         elif not self.is_virtio:
+            # options are read before a card that is virtio by default is known to be one
             self.node.discard("driver")
+        if self.model is None:
+            self.model = default_model(self, d)
+        if not self.is_virtio:
+            self.backend_vhost = None
         driver = self.driver
         if driver is not None:
             for name in ("queues", "rx_queue_size", "tx_queue_size"):
@@ -428,9 +435,6 @@ class Interface(Device):
     # -- checks ----------------------------------------------------------------------------------
 
     def check(self, d: Define) -> None:
-        kind = self.actual_type(d.host)
-        if kind != "hostdev" and kind not in SUPPORTED_TYPES:
-            raise error.unsupported(f"interface type '{kind}' is not supported by QEMU", self.node)
         if self.backend == "passt" and not d.emulator.qapi("netdev_add/arg-type/+stream"):
             raise error.unsupported(
                 "the passt network backend is not supported with this QEMU binary", self.node
@@ -463,6 +467,9 @@ class Interface(Device):
             raise error.unsupported("virtio rss is not supported with this QEMU binary", driver.node)
 
     def options(self, b: Build) -> Iterator[Option]:
+        kind = self.actual_type(b.host)
+        if kind != "hostdev" and kind not in SUPPORTED_TYPES:
+            raise error.unsupported(f"interface type '{kind}' is not supported by QEMU", self.node)
         if self.backend_tap and self.actual_type(b.host) not in _CUSTOM_TAP_TYPES:
             raise error.unsupported(
                 f"interface {self.mac} - custom tap device path is not supported for network interfaces "

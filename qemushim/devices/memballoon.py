@@ -35,7 +35,7 @@ class Memballoon(Device):
 
     def complete(self, d: Define) -> None:
         if self.model == "none":
-            self.node.children = []
+            self.node.children = [child for child in self.node.children if child.tag in ("driver", "stats")]
         if not self.stats_period:
             self.node.discard("stats")
 

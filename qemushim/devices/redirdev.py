@@ -27,6 +27,7 @@ class Redirdev(Device):
     """``<redirdev>``: a USB port whose plug is elsewhere."""
 
     tag = "redirdev"
+    unused = ("rom",)
 
     bus = Choice("@bus", ("usb",), "usb").says("unknown redirdev bus '{}'")
     type = Choice("@type", TYPES, "pty", required=True)
@@ -42,7 +43,7 @@ class Redirdev(Device):
         complete_source(self.node, live=d.live)
 
     def check(self, d: Define) -> None:
-        check_source(self.node)
+        check_source(self.node, d)
         if not d.emulator.has_device("usb-redir"):
             raise error.unsupported("USB redirection is not supported by this version of QEMU", self.node)
 
@@ -136,6 +137,10 @@ class Redirfilter(Device):
     def text(self) -> str:
         """The rules as QEMU reads them."""
         return "|".join(rule.text for rule in self.rules)
+
+    def complete(self, d: Define) -> None:
+        if not self.rules:
+            d.domain.remove(self)
 
     def check_document(self, d: Define) -> None:
         if d.domain.all(Redirfilter)[0].node is not self.node:

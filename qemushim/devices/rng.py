@@ -78,7 +78,7 @@ class Rng(Device):
     def check(self, d: Define) -> None:
         backend = RngBackend(self.node.ensure("backend"))
         if backend.model == "egd":
-            check_source(backend.node)
+            check_source(backend.node, d)
         if not d.emulator.has_object(f"rng-{backend.model}"):
             raise error.unsupported(
                 f"this qemu doesn't support the rng-{backend.model} backend", backend.node, "model='random'"

@@ -70,7 +70,7 @@ class Smartcard(Device):
 
     def check(self, d: Define) -> None:
         if self.mode == "passthrough":
-            check_source(self.node)
+            check_source(self.node, d)
         driver, absent = _DRIVERS[self.mode or ""]
         if not d.emulator.has_device(driver):
             raise error.unsupported(absent, self.node)

@@ -42,8 +42,7 @@ _SPLIT_NAMES = frozenset({"gluster", "rbd"})
 
 def complete_source(source: Node, kind: str) -> None:
     """Complete a ``<source>`` of the type ``kind``.  Raises ``ConfigError``."""
-    if not _FOREIGN_ATTRIBUTES[kind].isdisjoint(source.attrib):
-        source.drop(*(_FOREIGN_ATTRIBUTES[kind] & source.attrib.keys()))
+    source.drop(*(_FOREIGN_ATTRIBUTES[kind] & source.attrib.keys()))
     complete = _COMPLETE.get(kind)
     if source.children:
         foreign = _FOREIGN_CHILDREN[kind]
@@ -85,7 +84,7 @@ def complete_network_name(source: Node) -> None:
 
 
 def complete_server(server: Node, protocol: str) -> None:
-    """A server is reached over TCP, at the port of the protocol, unless the document says otherwise.
+    """A server is reached over TCP, at the port of the protocol (if it has one), unless the document says otherwise.
 
     Raises ``ConfigError``.
     """
@@ -101,8 +100,9 @@ def complete_server(server: Node, protocol: str) -> None:
         raise error.xml("missing name for host", server, "name='host.example.org'")
     if transport == "tcp":
         server.drop("transport")
-    if PORTS[protocol] and not server.get("port"):
-        server.set("port", PORTS[protocol])
+    port = PORTS.get(protocol)
+    if port and not server.get("port"):
+        server.set("port", port)
 
 
 #: what a cookie's name can not hold (RFC 6265), and its value

@@ -99,6 +99,7 @@ class Tpm(Device):
             backend.source_mode = "connect"
 
     def _complete_emulator(self, backend: TpmBackend, d: Define) -> None:
+        backend.persistent_state = backend.persistent_state or None
         node = backend.node
         if backend.version is None:
             backend.version = "1.2" if self.model == "tpm-tis" and d.board.is_x86 else "2.0"

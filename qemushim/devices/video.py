@@ -11,6 +11,7 @@ from qemushim.devices.charsource import connect_chardev
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
 from qemushim.document.fields import Choice, One, OnOff, Positive, Switch, Text, Unsigned
 from qemushim.document.item import Tail
+from qemushim.document.node import Node
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -60,10 +61,18 @@ _CARDS = {
 _SECONDARY = frozenset({"qxl", "virtio"})
 
 
+class _VgaConf(Choice["str | None"]):
+    """How bhyve's VGA is configured; ``io``, the default, is not written."""
+
+    def canonical(self, raw: str, node: Node) -> str | None:
+        return None if raw == "io" else raw
+
+
 class Driver(VirtioDriver):
     """``<driver>`` of a card."""
 
     head = Tail()
+    vgaconf = _VgaConf("@vgaconf", ("io", "on", "off"))
     name = Choice("@name", ("qemu", "vhostuser"))
 
 

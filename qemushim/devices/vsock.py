@@ -59,7 +59,7 @@ class Vsock(Device):
                 "driver": virtio_driver("vhost-vsock", self, b),
                 **virtio_properties(self),
                 "id": self.alias,
-                "guest-cid": b.host.vsock_cid if self.cid is None else self.cid,
+                "guest-cid": self.cid if self.cid is not None else 0 if b.export else b.host.vsock_cid,
                 "vhostfd": None if b.alone else str(fd),
                 **address_properties(self, b),
             },

@@ -80,6 +80,9 @@ class Item:
     schema: ClassVar[Schema]
     #: fields by name, in writing order
     fields: ClassVar[dict[str, Field[object]]] = {}
+    #: children that the base class knows and this one does not have: they are passed over, whatever is in them
+    unused: ClassVar[tuple[str, ...]] = ()
+    _inheritable: ClassVar[dict[str, Field[object]]] = {}
 
     __slots__ = ("node",)
 
@@ -87,7 +90,7 @@ class Item:
         self.node = node
 
     def __init_subclass__(cls) -> None:
-        inherited = dict(cls.__mro__[1].fields) if issubclass(cls.__mro__[1], Item) else {}
+        inherited = dict(cls.__mro__[1]._inheritable) if issubclass(cls.__mro__[1], Item) else {}
         own: dict[str, Field[object]] = {}
         at = None
         for name, value in vars(cls).items():
@@ -97,8 +100,12 @@ class Item:
             elif isinstance(value, Tail):
                 at = len(own)
         names = list(own.items())
+        unused = {(tag,) for tag in cls.unused}
         at = len(names) if at is None else at
-        cls.fields = dict([*names[:at], *inherited.items(), *names[at:]])
+        cls._inheritable = dict([*names[:at], *inherited.items(), *names[at:]])
+        cls.fields = {
+            name: field for name, field in cls._inheritable.items() if field.steps[:1] not in unused
+        }
         cls.schema = Schema()
         for field in cls.fields.values():
             cls.schema.add(field, field.steps)

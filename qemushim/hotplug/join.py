@@ -61,6 +61,8 @@ def complete_new(node: Node, d: Define) -> Device:
     device = d.domain.adopt(node)
     if not (d.live or device.user_alias):
         node.discard("alias")
+    for tag in device.unused:
+        node.discard(tag)
     device.check_document(d)
     device.complete(d)
     complete_written(d)

@@ -83,6 +83,7 @@ class Os(Item):
     cmdline = Text("cmdline")
     shim = Text("shim")
     dtb = Text("dtb")
+    root = Text("root")
     tables = Many("acpi/table", AcpiTable)
     boots = Many("boot", Boot)
     menu = Switch("bootmenu/@enable")

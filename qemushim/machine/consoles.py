@@ -21,7 +21,7 @@ ISA_PORTS = 4
 #: types of serial ports that firmware and kernels take for the console
 _CONSOLE_LIKE = frozenset({"isa-serial", "spapr-vio-serial", "system-serial", "sclp-serial"})
 #: what a console that is a serial port has of it
-_MIRRORED = ("source", "protocol", "log", "alias", "address")
+_MIRRORED = ("source", "protocol", "log", "alias", "acpi", "address")
 
 
 def assign_isa_ports(d: Define) -> None:

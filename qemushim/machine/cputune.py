@@ -227,7 +227,7 @@ def _drop_priority(node: Node) -> None:
 def _write_pretty(node: Node) -> None:
     """A size in the largest binary unit that holds it whole."""
     try:
-        size = to_bytes(node.get("size") or "", node.get("unit"), "B")
+        size = to_bytes(node.get("size") or "", node.get("unit"), "KiB")
     except ValueError:
         raise error.xml(f"Invalid cache allocation size '{node.get('size')}'", node) from None
     units = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -59,7 +59,7 @@ DEVICE_ORDER = (
     *("disk", "interface", "sound", "hostdev", "video", "controller", "smartcard", "serial"),
     *("parallel", "channel", "console", "input", "filesystem", "watchdog", "memballoon", "rng"),
     *("nvram", "hub", "shmem", "tpm", "panic", "memory", "redirdev", "iommu"),
-    *("vsock", "crypto", "pstore", "graphics", "audio", "lease"),
+    *("vsock", "crypto", "pstore", "graphics", "audio", "lease", "redirfilter"),
 )
 
 

@@ -52,9 +52,6 @@ class Hyperv(Item):
     xmm_input = OnOff("xmm_input/@state")
 
 
-Hyperv.schema.opened = True
-
-
 class Kvm(Item):
     """``<kvm>``: what the guest sees of KVM."""
 
@@ -74,6 +71,10 @@ class Xen(Item):
     e820_host = OnOff("e820_host/@state")
     passthrough = OnOff("passthrough/@state")
     passthrough_mode = Choice("passthrough/@mode", ("sync_pt", "share_pt"))
+
+
+for _group in (Hyperv, Kvm, Xen):
+    _group.schema.opened = True
 
 
 class ContainerCapabilities(Item):
@@ -106,7 +107,7 @@ class Features(Item):
     viridian = Present("viridian")
     privnet = Present("privnet")
     hyperv = One("hyperv", Hyperv)
-    kvm = One("kvm", Kvm)
+    kvm = One("kvm", Kvm, keep_empty=True)
     pvspinlock = OnOff("pvspinlock/@state")
     capabilities = One("capabilities", ContainerCapabilities)
     pmu = OnOff("pmu/@state")
@@ -123,7 +124,7 @@ class Features(Item):
     nested_hv = OnOff("nested-hv/@state")
     msrs = Choice("msrs/@unknown", ("ignore", "fault"))
     ccf_assist = OnOff("ccf-assist/@state")
-    xen = One("xen", Xen)
+    xen = One("xen", Xen, keep_empty=True)
     cfpc = Choice("cfpc/@value", ("broken", "workaround", "fixed"))
     sbbc = Choice("sbbc/@value", ("broken", "workaround", "fixed"))
     ibs = Choice("ibs/@value", ("broken", "workaround", "fixed-ibs", "fixed-ccd", "fixed-na"))
@@ -179,6 +180,9 @@ def complete_features(d: Define) -> None:
         hyperv = features.child("hyperv")
         if hyperv is not None:
             _complete_hyperv(hyperv)
+        through = features.find("xen/passthrough")
+        if through is not None and through.get("state") != "on":
+            through.drop("mode")
         ring = features.find("kvm/dirty-ring")
         if ring is not None and ring.get("state") != "on":
             ring.drop("size")

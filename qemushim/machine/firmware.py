@@ -6,8 +6,9 @@ Descriptors: https://gitlab.com/qemu-project/qemu/-/blob/master/docs/interop/fir
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from qemushim.command.option import Option
 from qemushim.devices.block_image import Image
@@ -35,7 +36,8 @@ _PAIRS = {
 }
 
 
-class Descriptor(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Descriptor:
     """One firmware build that the host has."""
 
     interfaces: tuple[str, ...]
@@ -84,7 +86,8 @@ def read_descriptor(content: Mapping[str, Any]) -> Descriptor | None:
 # -- choosing -----------------------------------------------------------------------------------
 
 
-class Wish(NamedTuple):
+@dataclass(slots=True)
+class Wish:
     """What the document asks of its firmware."""
 
     interface: str

@@ -6,7 +6,8 @@ https://libvirt.org/formatdomain.html#controllers
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qemushim.devices.audio import default_audio
 from qemushim.devices.base import Device
@@ -30,7 +31,8 @@ _APIC_CPUS = 255
 _LAST_CONTROLLER = 1023
 
 
-class Equipment(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Equipment:
     """What every guest on a kind of board has."""
 
     #: a USB controller; its model where that is not decided by what QEMU has
@@ -259,14 +261,19 @@ def add_hostdev_controllers(d: Define) -> None:
     A host device that names no controller is going to sit on the first.
     """
     hostdevs = [device for device in d.domain.lists["hostdev"] if device.node.get("type") == "scsi"]
-    highest = max((_named_controller(hostdev, "drive") or 0 for hostdev in hostdevs), default=-1)
-    numbered = [c for c in d.domain.all(Controller) if c.type == "scsi" and c.node.get("index") is not None]
-    known = {c.number for c in numbered}
-    if highest < 0 or len(numbered) == len([c for c in d.domain.all(Controller) if c.type == "scsi"]):
-        return  # none is left that could be given an index: they are added with those of disks
-    for index in range(highest + 1):
-        if index not in known:
-            _add_controller(d.domain, "scsi", index)
+    named = [_named_controller(hostdev, "drive") or 0 for hostdev in hostdevs]
+    numbered = {
+        c.number: c for c in d.domain.all(Controller) if c.type == "scsi" and c.node.get("index") is not None
+    }
+    for index, model in _missing_scsi(named, numbered):
+        _add_controller(d.domain, "scsi", index, model)
+
+
+def _missing_scsi(named: list[int], known: dict[int, Controller]) -> list[tuple[int, str]]:
+    """The controllers that SCSI host devices need beside the known ones: of the model that one of them sits on."""
+    owner = next((known[index] for index in named if index in known), None)
+    model = (owner.model or "") if owner is not None else ""
+    return [(index, model) for index in range(max(named, default=-1) + 1) if index not in known]
 
 
 def add_implicit_controllers(d: Define) -> None:
@@ -289,11 +296,9 @@ def add_implicit_controllers(d: Define) -> None:
     named = [
         index for index in (_named_controller(hostdev, "drive") for hostdev in hostdevs) if index is not None
     ]
-    if named:
-        owner = next(
-            (c for c in (_controller(d.domain, "scsi", index) for index in named) if c is not None), None
-        )
-        add("scsi", range(max(named) + 1), (owner.model or "") if owner is not None else "")
+    numbered = {c.number: c for c in d.domain.all(Controller) if c.type == "scsi"}
+    for index, model in _missing_scsi(named, numbered):
+        add("scsi", [index], model)
     for controller in d.domain.all(Controller):
         if controller.type == "scsi" and controller.model is None:
             controller.complete(d)

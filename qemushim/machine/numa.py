@@ -209,7 +209,7 @@ def _complete_tuning(d: Define) -> None:
         memory.attrib = {"mode": "strict", "placement": "auto"}
     if tune is None:
         return
-    if memory is not None:
+    if memory is not None and memory.attrib:
         _complete_tuned_memory(memory, automatic)
     _complete_bindings(d, tune, memory)
 

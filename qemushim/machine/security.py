@@ -122,14 +122,24 @@ def complete_security(d: Define) -> None:
                 "missing security model when using multiple labels", label.node, "model='selinux'"
             )
         _complete_label(label, d)
+    if any(label.type is None for label in labels):
+        # said to be of no type: left to the host, so there is nothing to store
+        d.domain.node.children = [
+            child for child in d.domain.node.children if child.tag != "seclabel" or child.get("type")
+        ]
     security = d.domain.launch_security
     if security is not None and security.type in ("sev", "sev-snp") and security.policy is None:
         raise error.xml("failed to get launch security policy", security.node, "<policy>0x0003</policy>")
 
 
 def _complete_label(label: Seclabel, d: Define) -> None:
-    kind = label.type or "dynamic"
-    label.type = kind
+    kind = label.type
+    if label.model is None and kind != "none" and (kind != "dynamic" or label.baselabel is not None):
+        if kind == "static" and label.label is None:
+            raise error.xml("security label is missing", label.node, "<label>…</label>")
+        raise error.xml("missing security model in domain seclabel", label.node, "model='selinux'")
+    if kind is None:
+        return
     if label.model is None:
         label.model = d.host.security_model
         if label.model == "none":
@@ -158,9 +168,6 @@ def _complete_label(label: Seclabel, d: Define) -> None:
 
 def check_security(d: Define) -> None:
     """Whether this QEMU can keep the guest's memory secret, and wrap its keys."""
-    keywrap = d.domain.keywrap
-    if keywrap is not None and keywrap.ciphers and not d.board.is_s390:
-        raise error.unsupported("key wrap support is only available on S390 guests", keywrap.node)
     security = d.domain.launch_security
     if security is None:
         return

@@ -113,7 +113,11 @@ def complete_tune(d: Define) -> None:
             (device.weight, device.read_iops, device.write_iops, device.read_bytes, device.write_bytes)
         ):
             device.node.children = []
+        for tag in ("weight", "read_iops_sec", "write_iops_sec", "read_bytes_sec", "write_bytes_sec"):
+            if device.node.value(tag) == "0":
+                device.node.discard(tag)
     if blkio is not None:
+        blkio.weight = blkio.weight or None
         blkio.node.children = [c for c in blkio.node.children if c.tag != "device" or c.children]
     limits = domain.memtune
     if limits is not None:
@@ -121,6 +125,7 @@ def complete_tune(d: Define) -> None:
             value = getattr(limits, name)
             if value is not None:
                 setattr(limits, name, None if value >= UNLIMITED else value)
+        limits.min_guarantee = limits.min_guarantee or None
     perf = domain.perf
     if perf is not None:
         place = {name: number for number, name in enumerate(EVENTS)}

@@ -318,9 +318,9 @@ def check_iothreads(d: Define) -> None:
             what = next(iter(sizes)).replace("-", "_")
             message = f"{what} is not supported by this QEMU binary"
             raise error.unsupported(message, pool.node, "QEMU 7.1 or newer")
-        if len(sizes) == 2 and sizes["thread-pool-min"] > sizes["thread-pool-max"]:
-            message = "thread_pool_min must be smaller than or equal to thread_pool_max"
-            raise error.xml(message, pool.node)
+        if sizes.get("thread-pool-min", -1) > sizes.get("thread-pool-max", -1):
+            message = "thread_pool_min must be smaller or equal to thread_pool_max"
+            raise error.unsupported(message, pool.node, "give thread_pool_max too")
 
 
 def has_dies(c: Context) -> bool:
