@@ -5,7 +5,6 @@ libvirt asks these questions of the *name* of a machine type, not of QEMU, so th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 X86 = frozenset({"i686", "x86_64"})
@@ -18,12 +17,12 @@ MIPS = frozenset({"mips", "mipsel", "mips64", "mips64el"})
 MIPS64 = frozenset({"mips64", "mips64el"})
 
 
-@dataclass(frozen=True)
 class Board:
     """An architecture (libvirt's name of it) and a machine type (canonical or alias)."""
 
-    arch: str
-    machine: str
+    def __init__(self, arch: str, machine: str) -> None:
+        self.arch = arch
+        self.machine = machine
 
     def _named(self, *families: str) -> bool:
         """The machine is one of the families, or a version of it (``virt``, ``virt-9.0``)."""

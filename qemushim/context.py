@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemushim.board import Board
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass
 class Context:
     """A domain, the emulator and the host that it is defined or built for."""
 
-    domain: Domain
-    emulator: Emulator
-    host: Host
+    def __init__(self, domain: Domain, emulator: Emulator, host: Host) -> None:
+        self.domain = domain
+        self.emulator = emulator
+        self.host = host
 
     @property
     def board(self) -> Board:
@@ -50,7 +49,6 @@ class Context:
         return self.emulator.machine(self.domain.board.machine, self.domain.virt)
 
 
-@dataclass
 class Define(Context):
     """Completing a definition.
 
@@ -58,50 +56,68 @@ class Define(Context):
     describes a guest that exists, whose guest-visible hardware may not change.
     """
 
-    update: bool = True
-    #: a start is being prepared: what is left open in a stored definition is decided now
-    start: bool = False
-    #: every device has its address already
-    placed: bool = False
-    #: the document is one of a guest that runs: what it has only while it does is kept
-    live: bool = False
-    #: where the guest migrates in from, ``""`` for a fresh start
-    incoming: str = ""
-    #: what the guest was so far: what the document leaves out is kept
-    past: Past | None = None
-    #: devices of another document of the guest, whose places are to be left free
-    beside: tuple[Device, ...] = ()
+    def __init__(
+        self,
+        domain: Domain,
+        emulator: Emulator,
+        host: Host,
+        *,
+        update: bool = True,
+        start: bool = False,
+        placed: bool = False,
+        live: bool = False,
+        incoming: str = "",
+        past: Past | None = None,
+        beside: tuple[Device, ...] = (),
+    ) -> None:
+        super().__init__(domain, emulator, host)
+        self.update = update
+        #: a start is being prepared: what is left open in a stored definition is decided now
+        self.start = start
+        #: every device has its address already
+        self.placed = placed
+        #: the document is one of a guest that runs: what it has only while it does is kept
+        self.live = live
+        #: where the guest migrates in from, ``""`` for a fresh start
+        self.incoming = incoming
+        #: what the guest was so far: what the document leaves out is kept
+        self.past = past
+        #: devices of another document of the guest, whose places are to be left free
+        self.beside = beside
 
 
-@dataclass
 class Build(Context):
     """Making a command line: how options are spelled for this emulator, and what is counted along the way."""
 
-    command: Command = field(default_factory=lambda: Command(""))
-    #: where the guest migrates in from (``tcp:10.0.0.1:5000``, ``fd:7``), ``""`` for a fresh start
-    incoming: str = ""
-    #: nothing of the host is prepared (``virsh domxml-to-native``)
-    export: bool = False
-    #: run by hand: QEMU itself opens and decides what libvirt would pass and decide
-    alone: bool = False
-    #: the guest waits for a command before its first instruction
-    paused: bool = True
-    #: shared results of one build, by purpose (see ``once``)
-    notes: dict[str, Any] = field(default_factory=dict)
-    _json_device: bool = False
-    _json_netdev: bool = False
-    _overrides: dict[str, list[Node]] = field(default_factory=dict)
-    _fd_sets: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        emulator: Emulator,
+        host: Host,
+        command: Command | None = None,
+        *,
+        incoming: str = "",
+        export: bool = False,
+        alone: bool = False,
+        paused: bool = True,
+    ) -> None:
+        super().__init__(domain, emulator, host)
+        self.command = Command("") if command is None else command
+        #: where the guest migrates in from (``tcp:10.0.0.1:5000``, ``fd:7``), ``""`` for a fresh start
+        self.incoming = incoming
+        #: nothing of the host is prepared (``virsh domxml-to-native``)
+        self.export = export
+        #: run by hand: QEMU itself opens and decides what libvirt would pass and decide
+        self.alone = alone
+        #: the guest waits for a command before its first instruction
+        self.paused = paused
+        #: shared results of one build, by purpose (see ``once``)
+        self.notes: dict[str, Any] = {}
         # QEMU 7.0 keeps JSON -device options hotpluggable; 7.2 takes JSON for -netdev
-        self._json_device = self.emulator.qapi("device_add/$json-cli-hotplug")
-        self._json_netdev = self.emulator.qapi("netdev_add/arg-type/type/^dgram")
-        override = self.domain.node.child("qemu:override")
-        for device in override.all("qemu:device") if override is not None else ():
-            front = device.child("qemu:frontend")
-            if front is not None:
-                self._overrides.setdefault(device.get("alias") or "", []).extend(front.all("qemu:property"))
+        self._json_device = emulator.qapi("device_add/$json-cli-hotplug")
+        self._json_netdev = emulator.qapi("netdev_add/arg-type/type/^dgram")
+        self._overrides = _read_overrides(domain)
+        self._fd_sets = 0
 
     # -- paths and names ---------------------------------------------------------------------------------------------
 
@@ -244,6 +260,17 @@ class Build(Context):
             self.notes[purpose] = make()
         found: T = self.notes[purpose]
         return found
+
+
+def _read_overrides(domain: Domain) -> dict[str, list[Node]]:
+    """Alias → the properties of ``<qemu:override>`` for it."""
+    found: dict[str, list[Node]] = {}
+    override = domain.node.child("qemu:override")
+    for device in override.all("qemu:device") if override is not None else ():
+        front = device.child("qemu:frontend")
+        if front is not None:
+            found.setdefault(device.get("alias") or "", []).extend(front.all("qemu:property"))
+    return found
 
 
 def _flat(properties: Properties) -> Iterator[tuple[str, Value]]:

@@ -76,7 +76,7 @@ def check_documents(d: Define) -> None:
 def complete_devices(d: Define) -> None:
     """Each device's own defaults, kind by kind."""
     for device in tuple(d.domain.every()):
-        if not (d.live or device.user_alias):
+        if device.node.child("alias") is not None and not (d.live or device.user_alias):
             # made up when the guest starts
             device.node.discard("alias")
         for tag in device.unused:
@@ -363,15 +363,16 @@ class Guest:
         For a QEMU that speaks QMP alone.  ``alone``, ``paused``: see ``Build``.
         """
         emulator = namespace.changed_emulator(self.domain, emulator)
-        if export:
-            export_interfaces(self.domain)
-        # what an export makes of the interfaces has no place yet
-        placed = self._placed_for is emulator and not export
+        placed = self._placed_for is emulator
+        if export and export_interfaces(self.domain):
+            placed = False
         d = Define(self.domain, emulator, host, update=False, start=True, incoming=incoming, placed=placed)
         for step in START:
             step(d)
         command = into if into is not None else Command("")
-        b = Build(self.domain, emulator, host, command, incoming, export, alone, paused)
+        b = Build(
+            self.domain, emulator, host, command, incoming=incoming, export=export, alone=alone, paused=paused
+        )
         b.command.binary = self.domain.node.value("devices/emulator") or ""
         prepare_devices(b)
         for group in GROUPS:

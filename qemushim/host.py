@@ -303,6 +303,8 @@ class Host(NamedTuple):
     vnc_websocket_port: int = 5700
     spice_port: int = 5901
     spice_tls_port: int = 5902
+    #: version of the libvirt that decides, where its rules have changed: 11.3.0 is 11,003,000
+    libvirt: int = 11_003_000
     #: highest physical address bits that KVM gives (0: unknown)
     physical_address_bits: int = 0
     #: most vCPUs that KVM gives to one guest (0: unknown)

@@ -195,6 +195,18 @@ def test_offloads_in_qemus_order() -> None:
     assert found["tx"] == "bh"
 
 
+def test_an_exported_card_is_a_plain_tap_device_with_a_place_of_its_own() -> None:
+    place = "<address type='pci' domain='0x0000' bus='0x00' slot='0x09' function='0x0'/>"
+    kept = (
+        f"<interface type='network'>{MAC}<source network='default'/><model type='virtio'/>{place}</interface>"
+    )
+    argv = guest(kept).command(LATEST, Host.nominal(), export=True).argv
+    made = next(json.loads(text) for text in values("-device", argv) if "virtio-net" in text)
+    # the balloon has the first slot that is free
+    assert (made["bus"], made["addr"], made["mac"]) == ("pci.0", "0x3", "52:54:00:01:02:03")
+    assert json.loads(values("-netdev", argv)[0])["type"] == "tap"
+
+
 def test_a_board_with_its_own_card() -> None:
     argv = tokens(f"<interface type='user'>{MAC}</interface>", ARM, machine="vexpress-a15")
     assert values("-net", argv) == ["nic,macaddr=52:54:00:01:02:03,netdev=hostnet0,model=lan9118,id=net0"]

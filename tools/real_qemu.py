@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -277,7 +277,7 @@ def free_port() -> int:
 
 
 def replace_binary(command: Command, binary: str) -> Command:
-    return replace(command, binary=binary)
+    return Command(binary, command.options, command.environment, command.descriptors, command.files)
 
 
 # -- starting ----------------------------------------------------------------------------------------------

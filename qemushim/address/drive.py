@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from qemushim.address.walk import number
-from qemushim.devices.address import DriveAddress
+from qemushim.devices.address import DriveAddress, drive_place
 from qemushim.devices.base import Device
 from qemushim.devices.disk import drive_address_of
 
@@ -54,11 +53,7 @@ class ScsiUnits:
 def drive_address(device: Device) -> DriveAddress | None:
     """The drive address that a device has."""
     node = device.node.child("address")
-    if node is None or node.get("type") != "drive":
-        return None
-    return DriveAddress(
-        number(node, "controller"), number(node, "bus"), number(node, "target"), number(node, "unit")
-    )
+    return drive_place(node) if node is not None and node.get("type") == "drive" else None
 
 
 def is_scsi(device: Device) -> bool:

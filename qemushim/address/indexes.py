@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 from qemushim.address.pcilayout import USB2_FUNCTIONS
 from qemushim.address.walk import number
 from qemushim.devices.base import Device
+from qemushim.machine.order import insert_device
 
 if TYPE_CHECKING:
     from qemushim.context import Define
+
+
+#: libvirt that puts all controllers in order again once a part of a USB 2 controller has got its index (9.0 does not,
+#: 11.3 does)
+_REORDERS = 9_001_000
 
 
 def assign_controller_indexes(d: Define) -> None:
@@ -23,6 +29,7 @@ def assign_controller_indexes(d: Define) -> None:
             used.setdefault(_type(controller), set()).add(number(controller.node, "index"))
     low: dict[str, int] = {}
     previous: Device | None = None
+    reorders = d.host.libvirt >= _REORDERS and any(map(_is_usb2_without_index, controllers[1:]))
     for controller in controllers:
         kind = _type(controller)
         if controller.node.get("index") is None:
@@ -37,6 +44,14 @@ def assign_controller_indexes(d: Define) -> None:
             controller.node.set("index", index)
         if kind == "usb":
             previous = controller
+    if reorders:
+        found, controllers[:] = controllers[:], []
+        for controller in found:
+            insert_device(controllers, controller)
+
+
+def _is_usb2_without_index(controller: Device) -> bool:
+    return controller.node.get("index") is None and controller.node.get("model") in USB2_FUNCTIONS
 
 
 def _type(controller: Device) -> str:

@@ -8,7 +8,6 @@ does say is law.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qemushim.address.assign import home_of
@@ -33,13 +32,13 @@ _SHARED = frozenset({"unassigned", "virtio-mmio"})
 _EARLY = frozenset({"ccid", "drive"})
 
 
-@dataclass
 class Past:
     """The documents of a guest so far, the one to be relied on first."""
 
-    documents: tuple[Domain, ...]
-    #: for each of them: device of the new document → device of that one
-    pairs: list[dict[Device, Device]] = field(default_factory=list)
+    def __init__(self, documents: tuple[Domain, ...]) -> None:
+        self.documents = documents
+        #: for each of them: device of the new document → device of that one
+        self.pairs: list[dict[Device, Device]] = []
 
     def __iter__(self) -> Iterator[tuple[Domain, dict[Device, Device]]]:
         return zip(self.documents, self.pairs, strict=True)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from qemushim.address.needs import ENDPOINTS, Kind, Need
@@ -117,8 +116,7 @@ class Bus:
         return f"bus {self.index} ({self.model}): {' '.join(used) if used else 'empty'}"
 
 
-@dataclass(slots=True)
-class Abilities:
+class Abilities(NamedTuple):
     """What a guest's buses may grow by."""
 
     #: several host bridges (pSeries)

@@ -242,16 +242,15 @@ def chardev_option(b: ClassicBuild, chardev: Chardev, alias: str) -> Option:
         "-chardev", keys, chardev.node, "where it is connected to on the host", head=_BACKENDS.get(kind, kind)
     )
     if kind == "tcp" and chardev.protocol == "telnet":
-        option.text = f"{option.text},telnet"
+        option = option._replace(text=f"{option.text},telnet")
     if kind in ("tcp", "unix") and source is not None and source.mode == "bind":
-        _with_server(option)
+        option = _with_server(option)
     return option
 
 
 def _with_server(option: Option) -> Option:
     """It listens, and does not wait for the other side."""
-    option.text = f"{option.text},server,nowait"
-    return option
+    return option._replace(text=f"{option.text},server,nowait")
 
 
 def _udp_ends(chardev: Chardev) -> tuple[Source, Source | None]:

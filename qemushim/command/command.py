@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from qemushim.command.option import Option
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """A file descriptor that the process inherits: its number on the command line and what it must be open on."""
 
     #: -1 where it goes by a name
@@ -24,23 +23,32 @@ class Descriptor:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SecretFile:
+class SecretFile(NamedTuple):
     """A file with secret material that must exist before the start (the master key)."""
 
     path: str
     purpose: str
 
 
-@dataclass(slots=True)
 class Command:
     """A command line as a value: nothing is started, nothing is opened."""
 
-    binary: str
-    options: list[Option] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
-    descriptors: list[Descriptor] = field(default_factory=list)
-    files: list[SecretFile] = field(default_factory=list)
+    def __init__(
+        self,
+        binary: str,
+        options: list[Option] | None = None,
+        environment: dict[str, str] | None = None,
+        descriptors: list[Descriptor] | None = None,
+        files: list[SecretFile] | None = None,
+    ) -> None:
+        self.binary = binary
+        self.options = [] if options is None else options
+        self.environment = {} if environment is None else environment
+        self.descriptors = [] if descriptors is None else descriptors
+        self.files = [] if files is None else files
+
+    def __repr__(self) -> str:
+        return f"Command({self.tokens})"
 
     @property
     def argv(self) -> list[str]:

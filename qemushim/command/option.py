@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from json.encoder import encode_basestring as quoted
+from typing import NamedTuple
 
 from qemushim.document.node import Node
 
@@ -28,8 +28,7 @@ class Raw(str):
     __slots__ = ()
 
 
-@dataclass(slots=True)
-class Option:
+class Option(NamedTuple):
     """An option and its value.  ``text`` is None for an option that stands alone (``-S``)."""
 
     flag: str

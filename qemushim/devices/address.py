@@ -51,6 +51,19 @@ class DriveAddress(NamedTuple):
     unit: int
 
 
+@lru_cache(4096)
+def _drive_place(controller: str, bus: str, target: str, unit: str) -> DriveAddress:
+    return DriveAddress(
+        parse_unsigned(controller), parse_unsigned(bus), parse_unsigned(target), parse_unsigned(unit)
+    )
+
+
+def drive_place(address: Node) -> DriveAddress:
+    """What an ``<address type='drive'>`` says; what it leaves out is 0."""
+    get = address.attrib.get
+    return _drive_place(get("controller", "0"), get("bus", "0"), get("target", "0"), get("unit", "0"))
+
+
 class PciPart(Hex[int]):
     """One number of a PCI address, which says itself how large it may be."""
 
@@ -167,7 +180,7 @@ class Address(Item):
 
     @property
     def drive(self) -> DriveAddress:
-        return DriveAddress(self.controller, self.drive_bus, self.target, self.unit)
+        return drive_place(self.node)
 
     @property
     def is_empty_pci(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qemushim.devices.address import disk_index
+from qemushim.devices.address import disk_index, drive_place
 from qemushim.devices.base import Device
 from qemushim.devices.charsource import is_mirror
 from qemushim.devices.interface import Interface
@@ -139,10 +139,7 @@ class Aliases:
         bus = disk.node.value("target/@bus") or ""
         if disk.address_type != "drive":
             return f"{bus}-disk{disk_index(disk.node.value('target/@dev') or '')}"
-        place = disk.node.ensure("address")
-        controller, channel, target, unit = (
-            parse_unsigned(place.get(name) or "0") for name in ("controller", "bus", "target", "unit")
-        )
+        controller, channel, target, unit = drive_place(disk.node.ensure("address"))
         if bus == "scsi" and controller not in self._narrow:
             return f"scsi{controller}-{channel}-{target}-{unit}"
         return f"{bus}{controller}-{channel}-{unit}"

@@ -105,7 +105,7 @@ class Device(Item):
     def address_type(self) -> str:
         """``pci``, ``drive``, …, or ``""`` without an address."""
         node = self.node.child("address")
-        return (node.attrib.get("type") or "") if node is not None else ""
+        return node.attrib.get("type", "") if node is not None else ""
 
     @property
     def user_alias(self) -> str:
@@ -116,9 +116,7 @@ class Device(Item):
     def set_address(self, kind: str, **attributes: str | int) -> Address:
         """Give the device an address, replacing what is there."""
         node = self.node.ensure("address")
-        node.attrib = {"type": kind}
-        for name, value in attributes.items():
-            node.set(name, value)
+        node.attrib = {"type": kind, **{name: str(value) for name, value in attributes.items()}}
         return Address(node)
 
 

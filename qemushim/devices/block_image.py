@@ -5,9 +5,8 @@ Images are made once, before the first option of a command line: node names coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.devices.storage import BACKING_FORMATS
 from qemushim.document.node import Node
@@ -39,6 +38,8 @@ CACHE_MODES = {
 }
 
 
+#: the attributes of ``<driver>`` that speak of its images
+_SETTINGS = ("cache", "io", "discard", "discard_no_unref")
 #: type of source → the attribute without which it says nothing
 PLACES = {
     "file": "file",
@@ -51,8 +52,7 @@ PLACES = {
 }
 
 
-@dataclass(slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What ``<driver>`` says of every image of a chain."""
 
     cache: str = ""
@@ -68,61 +68,83 @@ class Settings:
         return {"direct": direct, "no-flush": no_flush}
 
 
-@dataclass(slots=True, eq=False)
+#: of a disk whose driver has nothing to say of its images
+PLAIN = Settings()
+
+
 class Image:
     """One image.  ``kind`` is the type of its source, never ``volume``."""
 
-    kind: str
-    format: str
-    #: ``<source>``; an empty one where there is none
-    source: Node
-    readonly: bool = False
-    settings: Settings = field(default_factory=Settings)
-    detect_zeroes: str = ""
-    #: bytes; 0: QEMU's own default
-    metadata_cache: int = 0
-    auth: Node | None = None
-    encryption: Node | None = None
-    #: kind of the drive that shows it (``disk``, ``lun``, ``cdrom``, ``floppy``); of the top image alone
-    drive: str = ""
-    #: a CD-ROM drive of the host
-    host_cdrom: bool = False
-    #: start of the names of its nodes and secrets (``libvirt-3``)
-    name: str = ""
-    #: name of the storage node where it is not ``name`` and ``-storage``
-    storage_name: str = ""
-    #: name of the secret with the password for the server, where it is not made from the storage node's
-    auth_name: str = ""
-    #: a format node stands above the storage node
-    layered: bool = True
-    #: nbdkit opens it, and QEMU talks to nbdkit
-    nbdkit: bool = False
-    #: file descriptors that are passed for it, and whether the one of a single one is writable
-    descriptors: tuple[int, ...] = ()
-    writable_descriptor: bool = False
-    #: QEMU opens it in the other mode when that is needed (QEMU 3.1)
-    reopens: bool = True
-    fd_set: int = -1
-    #: the image below, where the document names it
-    backing: Image | None = None
-    #: the document says that nothing is below
-    terminated: bool = False
-    data: Image | None = None
+    def __init__(
+        self,
+        kind: str,
+        image_format: str,
+        source: Node,
+        settings: Settings,
+        *,
+        readonly: bool,
+        auth: Node | None = None,
+        encryption: Node | None = None,
+    ) -> None:
+        self.kind = kind
+        self.format = image_format
+        #: ``<source>``; an empty one where there is none
+        self.source = source
+        self.settings = settings
+        self.readonly = readonly
+        self.auth = auth
+        self.encryption = encryption
+        self.detect_zeroes = ""
+        #: bytes; 0: QEMU's own default
+        self.metadata_cache = 0
+        #: kind of the drive that shows it (``disk``, ``lun``, ``cdrom``, ``floppy``); of the top image alone
+        self.drive = ""
+        #: a CD-ROM drive of the host
+        self.host_cdrom = False
+        #: start of the names of its nodes and secrets (``libvirt-3``)
+        self.name = ""
+        #: name of the storage node where it is not ``name`` and ``-storage``
+        self.storage_name = ""
+        #: name of the secret with the password for the server, where it is not made from the storage node's
+        self.auth_name = ""
+        #: a format node stands above the storage node
+        self.layered = True
+        #: nbdkit opens it, and QEMU talks to nbdkit
+        self.nbdkit = False
+        #: file descriptors that are passed for it, and whether the one of a single one is writable
+        self.descriptors: tuple[int, ...] = ()
+        self.writable_descriptor = False
+        #: QEMU opens it in the other mode when that is needed (QEMU 3.1)
+        self.reopens = True
+        self.fd_set = -1
+        #: the image below, where the document names it
+        self.backing: Image | None = None
+        #: the document says that nothing is below
+        self.terminated = False
+        self.data: Image | None = None
 
     @property
     def is_empty(self) -> bool:
         """No medium: the source does not say where the bytes are."""
-        if self.kind in ("nvme", "vhostuser"):
-            return False
-        return not self.source.get(PLACES.get(self.kind, "file"))
+        return says_nothing(self.source, self.kind)
 
     @property
     def protocol(self) -> str:
         return (self.source.get("protocol") or "") if self.kind == "network" else ""
 
     @property
+    def needs_objects(self) -> bool:
+        """Whether something may have to exist before its nodes."""
+        return (
+            bool(self.source.children)
+            or self.auth is not None
+            or self.encryption is not None
+            or self.kind == "network"
+        )
+
+    @property
     def slice(self) -> Node | None:
-        slices = self.source.child("slices")
+        slices = self.source.child("slices") if self.source.children else None
         return slices.child("slice") if slices is not None else None
 
     @property
@@ -168,20 +190,29 @@ class Image:
             image = image.backing
 
 
-@dataclass(slots=True)
+def says_nothing(source: Node, kind: str) -> bool:
+    """Whether a source of a type does not say where the bytes are."""
+    return kind not in ("nvme", "vhostuser") and not source.attrib.get(PLACES.get(kind, "file"))
+
+
 class DiskNodes:
     """What stands behind one disk."""
 
-    #: the image on top; ``None``: no medium, or not QEMU that opens it
-    image: Image | None
-    #: names of the nodes of its throttle filters, lowest first
-    filters: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        #: the image on top; ``None``: no medium, or not QEMU that opens it
+        self.image: Image | None = None
+        #: names of the nodes of its throttle filters, lowest first
+        self.filters: list[str] = []
 
 
 def disk_nodes(disk: Disk, b: Build) -> DiskNodes:
     """The images and filters of a disk."""
     found: DiskNodes = b.notes["disk nodes"][id(disk.node)]
     return found
+
+
+#: the arguments of block jobs that say so
+_KEEPS_NAMES = tuple(f"{job}/arg-type/backing-mask-protocol" for job in ("block-commit", "block-stream"))
 
 
 def needs_format_node(image: Image, b: Build) -> bool:
@@ -195,9 +226,7 @@ def needs_format_node(image: Image, b: Build) -> bool:
 
 def keeps_protocol_names(b: Build) -> bool:
     """Whether block jobs can be told not to record the name of a protocol node as a backing format."""
-    return all(
-        b.emulator.qapi(f"{job}/arg-type/backing-mask-protocol") for job in ("block-commit", "block-stream")
-    )
+    return all(b.emulator.qapi(path) for path in _KEEPS_NAMES)
 
 
 def image_of(
@@ -213,41 +242,36 @@ def image_of(
     """An image of a source; secrets that the source itself names win."""
     if source is None:
         source = Node("source")
-    own_auth, own_encryption = source.child("auth"), source.child("encryption")
-    return Image(
-        kind,
-        image_format,
-        source,
-        readonly,
-        settings,
-        auth=auth if own_auth is None else own_auth,
-        encryption=encryption if own_encryption is None else own_encryption,
-    )
+    if source.children:
+        auth = source.child("auth") or auth
+        encryption = source.child("encryption") or encryption
+    return Image(kind, image_format, source, settings, readonly=readonly, auth=auth, encryption=encryption)
 
 
 def disk_image(disk: Disk, kind: str, source: Node | None) -> Image:
     """The image on top of a disk's chain, with all below it; ``kind`` and ``source`` are its real ones."""
-    node, driver = disk.node, disk.driver
-    readonly = disk.readonly
-    settings = disk_settings(disk)
-    default = "fat" if kind == "dir" else "raw"
+    node = disk.node
+    parts = node.first()
+    driver = parts.get("driver")
+    given = driver.attrib if driver is not None else {}
+    settings = disk_settings(disk, parts)
     image = image_of(
         kind,
-        (driver.format if driver is not None else None) or default,
+        given.get("type") or ("fat" if kind == "dir" else "raw"),
         source,
         settings,
-        readonly=readonly,
-        auth=node.child("auth") if disk.type != "volume" else None,
-        encryption=node.child("encryption"),
+        readonly="readonly" in parts,
+        auth=parts.get("auth") if node.attrib.get("type") != "volume" else None,
+        encryption=parts.get("encryption"),
     )
-    image.drive = disk.device
-    if driver is not None:
-        image.metadata_cache = driver.metadata_cache or 0
-        image.detect_zeroes = driver.detect_zeroes or ""
-        if image.detect_zeroes == "unmap" and settings.discard != "unmap":
-            image.detect_zeroes = "on"
+    image.drive = node.attrib.get("device", "disk")
+    if driver is not None and driver.children:
+        image.metadata_cache = disk.driver.metadata_cache or 0
+    if "detect_zeroes" in given:
+        zeroes = given["detect_zeroes"]
+        image.detect_zeroes = "on" if zeroes == "unmap" and settings.discard != "unmap" else zeroes
     _add_data(image)
-    _add_backing(image, node.child("backingStore"))
+    _add_backing(image, parts.get("backingStore"))
     return image
 
 
@@ -257,29 +281,27 @@ def hostdev_image(device: Device, name: str, b: Build) -> Image:
     kind, readonly = "network", device.node.child("readonly") is not None
     if source is None or source.get("protocol") != "iscsi":
         kind, source = "block", Node("source", {"dev": f"/dev/{b.host.scsi_generic}"}, line=device.node.line)
-    image = image_of(kind, "raw", source, Settings(), readonly=readonly)
+    image = image_of(kind, "raw", source, PLAIN, readonly=readonly)
     image.storage_name = name
     image.auth_name = f"{name}-secret0"
     image.layered = False
     return image
 
 
-def disk_settings(disk: Disk) -> Settings:
-    driver = disk.driver
-    if driver is None:
-        settings = Settings()
-    else:
-        settings = Settings(
-            driver.cache or "", driver.io or "", driver.discard or "", driver.discard_no_unref
-        )
-    if not settings.cache and disk.shareable and not disk.readonly:
+def disk_settings(disk: Disk, parts: Mapping[str, Node]) -> Settings:
+    """``parts``: the children of the disk's element by tag."""
+    driver, settings = parts.get("driver"), PLAIN
+    if driver is not None and not driver.attrib.keys().isdisjoint(_SETTINGS):
+        given = disk.driver
+        settings = Settings(given.cache or "", given.io or "", given.discard or "", given.discard_no_unref)
+    if "shareable" in parts and not settings.cache and "readonly" not in parts:
         # the host's page cache would show each guest another state of the disk
-        settings.cache = "none"
+        settings = settings._replace(cache="none")
     return settings
 
 
 def _add_data(image: Image) -> None:
-    store = image.source.child("dataStore")
+    store = image.source.child("dataStore") if image.source.children else None
     if store is None:
         return
     data = image_of(

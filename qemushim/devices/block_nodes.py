@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from qemushim.command.option import Option, compact
 from qemushim.devices.block_image import (
+    PLAIN,
     Image,
-    Settings,
     has_backing_property,
     image_of,
     needs_format_node,
@@ -35,7 +35,8 @@ DRIVERS = {"fat": "raw", "ploop": "parallels", "vhd": "vhdx"}
 
 def image_options(image: Image, b: Build) -> Iterator[Option]:
     """Everything that one image needs: secrets, descriptors, then its nodes from the bottom up."""
-    yield from secret_options(image, b)
+    if image.needs_objects:
+        yield from secret_options(image, b)
     for number, descriptor in enumerate(image.descriptors):
         b.pass_fd(descriptor, "disk", image.source.get("file") or "", image.storage_node)
         yield b.add_fd(image.fd_set, descriptor, f"{image.storage_node}{number}", image.source)
@@ -79,10 +80,10 @@ def image_nodes(image: Image, b: Build) -> Iterator[tuple[Properties, str]]:
     """The nodes of one image, each with what it is for: storage, slice, format."""
     part = image.slice
     top = not image.layered and part is None
-    storage = compact(storage_properties(image, b))
-    storage.update(common_properties(image, image.storage_node, top))
-    yield storage, "where the bytes are"
     below = image.storage_node
+    storage = compact(storage_properties(image, b))
+    storage.update(common_properties(image, below, top))
+    yield storage, "where the bytes are"
     if part is not None:
         yield (
             {
@@ -137,7 +138,9 @@ def _format_node(image: Image, below: str) -> Properties:
 
 
 def _format_properties(image: Image) -> Properties:
-    secret = next(iter(encryption_secrets(image)), None) if image.is_encrypted_by_qemu else None
+    secret = None
+    if image.is_encrypted_by_qemu:
+        secret = next(iter(encryption_secrets(image)), None)
     if image.is_luks:
         return {"driver": "luks", "key-secret": secret}
     properties: Properties = {"driver": DRIVERS.get(image.format, image.format)}
@@ -160,7 +163,7 @@ def pflash_image(name: str, kind: str, image_format: str, source: Node, *, reado
     ``name`` is ``libvirt-pflash0`` (the code, which always has a format node) or ``libvirt-pflash1`` (the
     variables); ``kind`` is the type of the source.
     """
-    image = image_of(kind, image_format, source, Settings(), readonly=readonly)
+    image = image_of(kind, image_format, source, PLAIN, readonly=readonly)
     image.name = name
     image.terminated = image_format != "raw"
     image.layered = name.endswith("pflash0") or needs_format_node(image, b)

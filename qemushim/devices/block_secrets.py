@@ -52,7 +52,7 @@ def tls_credentials(image: Image, b: Build) -> str | None:
 
 def reservation_helper(image: Image) -> str | None:
     """The object that talks to the helper process of SCSI persistent reservations."""
-    reservations = image.source.child("reservations")
+    reservations = image.source.child("reservations") if image.source.children else None
     if reservations is None:
         return None
     if reservations.get("managed") == "yes":
@@ -71,8 +71,6 @@ def _cookies(image: Image) -> list[Node]:
 def secret_options(image: Image, b: Build) -> Iterator[Option]:
     """Everything that has to exist before the image's nodes, in libvirt's order."""
     source = image.source
-    if not source.children and image.auth is None and image.encryption is None and image.kind != "network":
-        return
     helper = reservation_helper(image)
     if helper is not None and helper != MANAGED_HELPER:
         path = source.value("reservations/source/@path")

@@ -30,9 +30,9 @@ def resolve_source(disk: Disk, b: Build) -> tuple[str, Node | None]:
     ``auth`` (``username``, ``type``, ``uuid`` or ``usage``).
     Raises ``ConfigError`` where the host has no such volume.
     """
-    source = disk.node.child("source")
-    if disk.type != "volume" or source is None or not source.get("volume"):
-        return disk.type, source
+    source, kind = disk.node.child("source"), disk.node.attrib.get("type", "file")
+    if kind != "volume" or source is None or not source.get("volume"):
+        return kind, source
     pool, name = source.get("pool") or "", source.get("volume") or ""
     found = b.host.find_volume(pool, name)
     if found is None:

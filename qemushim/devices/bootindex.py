@@ -20,7 +20,10 @@ _DISKS = {"cdrom": ("cdrom",), "fd": ("floppy",), "hd": ("disk", "lun")}
 
 def boot_index(device: Device, b: Build) -> int | None:
     """The place of a device in the order of booting, counted from 1; ``None``: it does not boot."""
-    return settle_boot_order(b).get(id(device.node)) or device.boot_order or None
+    found = settle_boot_order(b).get(id(device.node))
+    if found is None and device.node.child("boot") is not None:
+        found = device.boot_order
+    return found or None
 
 
 def boot_loadparm(device: Device, b: Build) -> str | None:

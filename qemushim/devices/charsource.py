@@ -8,8 +8,7 @@ https://libvirt.org/formatdomain.html#consoles-serial-parallel-channel-devices
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.command.option import Option, Value, key_values, to_json
 from qemushim.devices.label import SourceLabel, complete_labels
@@ -292,8 +291,7 @@ def _fd_set(b: Build, node: Node, part: str, number: int, user: str, path: str) 
 # -- options ---------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Backend:
+class Backend(NamedTuple):
     """One ``-chardev``: as ``key=value`` and as QMP would have it."""
 
     kind: str
@@ -405,8 +403,7 @@ def _reconnect(b: Build, seconds: int | None) -> Properties:
     return {"reconnect": seconds}
 
 
-@dataclass(slots=True)
-class _Need:
+class _Need(NamedTuple):
     """What a back end is made from."""
 
     b: Build

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qemushim.command.option import Option
 from qemushim.devices.address import DriveAddress, disk_index
 from qemushim.devices.base import Device, Sgio
-from qemushim.devices.block_image import PLACES, Settings, image_of
+from qemushim.devices.block_image import PLACES, says_nothing
 from qemushim.devices.block_limits import Limits
 from qemushim.devices.disk_check import check_disk
 from qemushim.devices.disk_frontend import floppy_options, options_of
@@ -154,7 +154,7 @@ class Disk(Device):
     def is_empty(self) -> bool:
         """No medium: there is no source, or it says nothing of where the bytes are."""
         source = self.node.child("source")
-        return source is None or image_of(self.type, "", source, Settings(), readonly=False).is_empty
+        return source is None or says_nothing(source, self.type)
 
     @property
     def path(self) -> str:
@@ -185,38 +185,34 @@ class Disk(Device):
     def complete(self, d: Define) -> None:
         node = self.node
         node.attrib.setdefault("device", "disk")
-        source = node.child("source")
         node.attrib.setdefault("type", "file")
-        self._complete_source(source)
+        parts = node.first()
+        self._complete_source(parts)
         if self.is_empty:
             node.set("type", "file")
-            if source is not None:
+            if "source" in parts:
                 # an empty path is no medium, and is not stored
-                source.drop(*PLACES.values())
-        self._complete_driver()
-        self._complete_target()
-        self._complete_small()
-        if node.child("iotune") is not None:
+                parts["source"].drop(*PLACES.values())
+        self._complete_driver(parts.get("driver"))
+        self._complete_target(parts.get("target"))
+        self._complete_small(parts)
+        if "iotune" in parts:
             self._share_limits(d)
-        self._assign_address(d)
+        self._assign_address(d, parts.get("address"))
 
-    def _complete_source(self, source: Node | None) -> None:
-        node = self.node
+    def _complete_source(self, parts: dict[str, Node]) -> None:
         for tag, complete in (("auth", complete_auth), ("encryption", complete_encryption)):
-            own = node.child(tag)
-            if own is None:
-                continue
-            complete(own)
-        if source is not None:
-            complete_source(source, self.type)
-        backing = node.child("backingStore")
-        if backing is not None:
-            complete_backing(backing)
-        node.discard("mirror")
+            if tag in parts:
+                complete(parts[tag])
+        if "source" in parts:
+            complete_source(parts["source"], self.type)
+        if "backingStore" in parts:
+            complete_backing(parts["backingStore"])
+        if "mirror" in parts:
+            self.node.discard("mirror")
 
-    def _complete_driver(self) -> None:
+    def _complete_driver(self, driver: Node | None) -> None:
         node = self.node
-        driver = node.child("driver")
         if driver is None:
             driver = Node("driver", line=node.line)
             node.children.insert(0, driver)
@@ -229,8 +225,7 @@ class Disk(Device):
         if driver.children:
             complete_metadata_cache(driver)
 
-    def _complete_target(self) -> None:
-        node, target = self.node, self.node.child("target")
+    def _complete_target(self, target: Node | None) -> None:
         if target is None or not target.get("dev"):
             raise _no_target(self)
         name = target.attrib["dev"]
@@ -240,20 +235,20 @@ class Disk(Device):
             target.set("bus", default_bus(self.device, self.target))
         if target.get("tray") == "closed":
             target.drop("tray")
-        if self.device == "cdrom":
-            node.ensure("readonly")
+        if self.node.attrib["device"] == "cdrom":
+            self.node.ensure("readonly")
 
-    def _complete_small(self) -> None:
+    def _complete_small(self, parts: dict[str, Node]) -> None:
         node = self.node
-        if self.type == "vhostuser":
+        if node.attrib["type"] == "vhostuser":
             node.attrib.setdefault("snapshot", "no")
-        if node.get("snapshot") == "no" and node.child("readonly") is not None:
+        if node.attrib.get("snapshot") == "no" and node.child("readonly") is not None:
             # nothing else can be done with an image that is never written
             node.drop("snapshot")
-        geometry = node.child("geometry")
+        geometry = parts.get("geometry")
         if geometry is not None and geometry.get("trans") == "default":
             geometry.drop("trans")
-        filters = node.child("throttlefilters")
+        filters = parts.get("throttlefilters")
         if filters is not None and not filters.all("throttlefilter"):
             node.remove(filters)
 
@@ -269,9 +264,8 @@ class Disk(Device):
                     setattr(limits, name, value)
                 return
 
-    def _assign_address(self, d: Define) -> None:
+    def _assign_address(self, d: Define, address: Node | None) -> None:
         """A drive that names no address sits where its target's name says."""
-        address = self.node.child("address")
         if address is not None and address.attrib:
             if address.get("type") == "drive":
                 for name in ("controller", "bus", "target", "unit"):
@@ -303,7 +297,7 @@ class Disk(Device):
         check_disk(self, d)
 
     def options(self, b: Build) -> Iterator[Option]:
-        yield from options_of(self, b)
+        return options_of(self, b)
 
 
 #: attributes of ``<driver>`` whose word ``default`` is not stored

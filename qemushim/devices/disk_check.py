@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from qemushim.devices.address import drive_place
 from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.devices.storage_check import check_chain
+from qemushim.document.node import Node
 from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
 if TYPE_CHECKING:
     from qemushim.context import Define
     from qemushim.devices.disk import Disk, DiskDriver
+
+Check = Callable[["Disk", "Define"], None]
 
 #: bus → the types of addresses that its disks can have
 ADDRESS_TYPES = {
@@ -43,10 +48,32 @@ _SHAREABLE_FORMATS = frozenset({"raw", "fat"})
 
 def check_disk(disk: Disk, d: Define) -> None:
     """Raise ``ConfigError`` where the disk can not be had."""
-    present = {child.tag for child in disk.node.children}
-    for tags, check in _CHECKS:
-        if not tags or not present.isdisjoint(tags):
-            check(disk, d)
+    for check in _checks_for(_words(disk.node)):
+        check(disk, d)
+
+
+def _words(disk: Node) -> frozenset[str]:
+    """All that a disk says but names and numbers: of what it is, and what is told of it, its driver and its source."""
+    found = [disk.attrib.get("type", "file"), disk.attrib.get("device", "disk"), *disk.attrib]
+    for child in disk.children:
+        tag = child.tag
+        found.append(tag)
+        if tag == "driver":
+            found += child.attrib
+            found.append(child.attrib.get("type", "raw"))
+        elif tag == "target":
+            found += child.attrib
+            found.append(child.attrib.get("bus", ""))
+        elif tag != "source":
+            continue
+        found += [below.tag for below in child.children]
+    return frozenset(found)
+
+
+@lru_cache(1024)
+def _checks_for(words: frozenset[str]) -> tuple[Check, ...]:
+    """The checks that have something to say of a disk with these words: of most disks, very few."""
+    return tuple(check for about, check in _CHECKS if not about or not words.isdisjoint(about))
 
 
 # -- what any hypervisor would refuse ---------------------------------------------------------------
@@ -81,18 +108,24 @@ def _vhost_user(disk: Disk, d: Define) -> None:
             raise error.unsupported(f"{name} is not supported with vhostuser disk", disk.node)
 
 
-def _policies(disk: Disk, d: Define) -> None:
+def _passthrough(disk: Disk, d: Define) -> None:
     if not disk.node.attrib.keys().isdisjoint(("rawio", "sgio")) and disk.device != "lun":
         raise error.xml("rawio or sgio can be used only with device='lun'", disk.node)
+
+
+def _driver_name(disk: Disk, d: Define) -> None:
+    driver = disk.node.child("driver")
+    name = driver.attrib.get("name", "qemu") if driver is not None else "qemu"
+    if name != "qemu":
+        raise error.unsupported(
+            f"unsupported driver name '{name}' for disk '{disk.target}'", driver, "name='qemu'"
+        )
+
+
+def _copy_on_read(disk: Disk, d: Define) -> None:
     driver = disk.driver
-    if disk.bus != "virtio":
-        _no_virtio_options(disk, driver)
     if driver is None:
         return
-    if driver.name_ not in (None, "qemu"):
-        raise error.unsupported(
-            f"unsupported driver name '{driver.name_}' for disk '{disk.target}'", driver.node, "name='qemu'"
-        )
     if driver.copy_on_read and disk.readonly:
         raise error.unsupported(
             f"copy_on_read is not compatible with read-only disk '{disk.target}'", driver.node
@@ -103,17 +136,18 @@ def _policies(disk: Disk, d: Define) -> None:
         )
 
 
-def _no_virtio_options(disk: Disk, driver: DiskDriver | None) -> None:
+def _virtio_options(disk: Disk, d: Define) -> None:
+    driver = disk.driver
+    if disk.bus == "virtio":
+        return
     if disk.model is not None:
         raise error.unsupported(
             f"disk model '{disk.model}' not supported for bus '{disk.bus}'",
             disk.node,
             "only virtio disks have models",
         )
-    if driver is None or driver.node.attrib.keys().isdisjoint(_VIRTIO_OPTIONS):
-        return
     for name, message in _VIRTIO_OPTIONS.items():
-        if name in driver.node.attrib:
+        if driver is not None and name in driver.node.attrib:
             raise error.unsupported(message, driver.node)
 
 
@@ -174,13 +208,18 @@ def _address(disk: Disk, d: Define) -> None:
     )
 
 
-def _target(disk: Disk, d: Define) -> None:
-    node = disk.node.child("target")
-    name, bus, device = disk.target, disk.bus, disk.device
+def _target_name(disk: Disk, d: Define) -> None:
+    name = disk.target
     if name[-1:].isdigit():
         raise error.unsupported(
-            f"invalid disk target '{name}', partitions can't appear in disk targets", node
+            f"invalid disk target '{name}', partitions can't appear in disk targets",
+            disk.node.child("target"),
         )
+
+
+def _target(disk: Disk, d: Define) -> None:
+    node = disk.node.child("target")
+    bus, device = disk.bus, disk.device
     if disk.tray is not None and device not in ("cdrom", "floppy"):
         raise error.xml("tray is only valid for cdrom and floppy", node)
     if disk.removable is not None and bus not in ("usb", "scsi"):
@@ -327,20 +366,31 @@ def check_iothread_mapping(driver: DiskDriver, numbers: set[int], d: Define) -> 
             taken.add(queue.id)
 
 
-#: the children that a check is about (without: any disk), and the check
-_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Disk, Define], None]], ...] = (
-    ((), _vhost_user),
-    ((), _policies),
+#: what is said of an image that may be wrong with it
+_ABOUT_IMAGES = (
+    *("backingStore", "auth", "encryption", "dataStore", "reservations"),
+    *("discard_no_unref", "io", "metadata_cache"),
+    *("dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa"),
+    *("fat", "iso", "cow"),
+)
+#: the words that a check is about, one of which the disk has to say (without: any disk); and the check
+_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+    (("vhostuser",), _vhost_user),
+    (("rawio", "sgio"), _passthrough),
+    (("model", *_VIRTIO_OPTIONS), _virtio_options),
+    (("driver",), _driver_name),
+    (("copy_on_read",), _copy_on_read),
     (("iotune", "throttlefilters"), _limits),
-    ((), _lun),
-    (("address",), _address),
-    ((), _target),
+    (("lun",), _lun),
+    (("fdc", "ide", "sata", "scsi"), _address),
+    ((), _target_name),
+    (("tray", "removable", "rotation_rate", "floppy", "fdc"), _target),
     (("product", "vendor", "wwn"), _printable),
-    ((), _storage),
+    (_ABOUT_IMAGES, _storage),
     (("shareable",), _sharing),
-    ((), _bus),
+    (("usb", "xen", "uml", "cdrom", "lun"), _bus),
     (("product", "serial", "vendor", "wwn"), _identity),
-    (("driver",), _threads),
+    (("iothread", "iothreads"), _threads),
 )
 
 
@@ -370,10 +420,10 @@ def check_drive_addresses(d: Define) -> None:
     taken: dict[tuple[object, ...], Disk] = {}
     disks: list[Disk] = d.domain.lists["disk"]  # type: ignore[assignment]
     for disk in disks:
-        address = disk.address
-        if address is None or address.type != "drive":
+        address = disk.node.child("address")
+        if address is None or address.attrib.get("type") != "drive":
             continue
-        place = address.drive
+        place = drive_place(address)
         first = taken.setdefault((disk.bus, place), disk)
         if first is not disk:
             raise error.unsupported(

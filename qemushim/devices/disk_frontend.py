@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
@@ -15,6 +15,7 @@ from qemushim.devices.bootindex import boot_index, boot_loadparm
 from qemushim.devices.charsource import Source as CharacterSource
 from qemushim.devices.charsource import socket_chardev
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
+from qemushim.document.node import Node
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -26,11 +27,12 @@ Properties = dict[str, Value]
 
 def options_of(disk: Disk, b: Build) -> Iterator[Option]:
     """Everything that makes one disk."""
-    if disk.share_backing:
+    parts = disk.node.first()
+    if "transient" in parts and disk.share_backing:
         # the disk is plugged in later, with an overlay of its own
         return
     nodes = disk_nodes(disk, b)
-    if disk.bus == "sd":
+    if parts["target"].attrib.get("bus") == "sd":
         yield from _sd_options(disk, nodes.image, b)
         return
     drive = None
@@ -44,7 +46,7 @@ def options_of(disk: Disk, b: Build) -> Iterator[Option]:
             yield option
             drive = name
     yield from zpci_options(disk, b)
-    yield b.device(frontend_properties(disk, drive, b), disk.node, "the drive that the guest sees")
+    yield b.device(frontend_properties(disk, parts, drive, b), disk.node, "the drive that the guest sees")
 
 
 def _vhost_user_chardev(disk: Disk, b: Build) -> Option:
@@ -55,13 +57,13 @@ def _vhost_user_chardev(disk: Disk, b: Build) -> Option:
 
 def _filters(disk: Disk, nodes: DiskNodes, below: str, b: Build) -> Iterator[tuple[Option, str]]:
     """The nodes above the images, each with its name."""
-    driver = disk.driver
-    if driver is not None and driver.copy_on_read:
+    driver = disk.node.child("driver")
+    if driver is not None and driver.attrib.get("copy_on_read") == "on":
         name = f"libvirt-CoR-{disk.target}"
         node = {"driver": "copy-on-read", "node-name": name, "file": below, "discard": "unmap"}
-        yield b.blockdev(node, driver.node, "what the guest reads is copied into the image on top"), name
+        yield b.blockdev(node, driver, "what the guest reads is copied into the image on top"), name
         below = name
-    for throttle, name in zip(disk.throttle_filters, nodes.filters, strict=True):
+    for throttle, name in zip(disk.throttle_filters if nodes.filters else (), nodes.filters, strict=True):
         node = {
             "driver": "throttle",
             "node-name": name,
@@ -79,79 +81,87 @@ def _filters(disk: Disk, nodes: DiskNodes, below: str, b: Build) -> Iterator[tup
 _DEVICE_ID, _WRITE_CACHE = (4, 0, 0), (2, 7, 0)
 
 
-def frontend_properties(disk: Disk, drive: str | None, b: Build) -> Properties:
+def frontend_properties(disk: Disk, parts: Mapping[str, Node], drive: str | None, b: Build) -> Properties:
     """The properties of the disk's ``-device``, in libvirt's order; ``drive`` is the node that it shows."""
-    bus, kind = disk.bus, disk.device
+    bus, kind = parts["target"].attrib["bus"], disk.node.attrib.get("device", "disk")
     properties: Properties = _HEADS[bus](disk, b)
     properties.update(address_properties(disk, b))
-    serial = _raw_text(disk, "serial")
+    serial = parts["serial"].text if "serial" in parts else ""
     version = b.emulator.version
     if bus == "scsi" and kind != "lun" and version >= _DEVICE_ID:
         properties["device_id"] = serial or f"drive-{disk.alias}"
-    if disk.shareable:
+    if "shareable" in parts:
         properties["share-rw"] = True
     properties["drive"] = drive
-    if disk.type == "vhostuser":
+    if disk.node.attrib.get("type") == "vhostuser":
         properties["chardev"] = f"chr-vu-{disk.alias}"
     properties["id"] = disk.alias
     if bus != "fdc":
         properties["bootindex"] = boot_index(disk, b)
-        properties["loadparm"] = boot_loadparm(disk, b)
-    present = {child.tag for child in disk.node.children}
-    if "blockio" in present:
+        if "boot" in parts:
+            properties["loadparm"] = boot_loadparm(disk, b)
+    if "blockio" in parts:
         properties["logical_block_size"] = disk.logical_block_size or None
         properties["physical_block_size"] = disk.physical_block_size or None
         properties["discard_granularity"] = disk.discard_granularity or None
-    properties["wwn"] = int(disk.wwn, 16) if "wwn" in present and disk.wwn else None
-    properties["rotation_rate"] = disk.rotation_rate or None
-    if "vendor" in present or "product" in present:
+    if "wwn" in parts:
+        properties["wwn"] = int(disk.wwn, 16) if disk.wwn else None
+    if "rotation_rate" in parts["target"].attrib:
+        properties["rotation_rate"] = disk.rotation_rate or None
+    if "vendor" in parts or "product" in parts:
         properties["vendor"] = disk.vendor
         properties["model" if bus in ("ide", "sata") else "product"] = disk.product
-    properties["removable"] = _removable(disk, bus)
-    cache = disk_settings(disk).cache
+    if bus == "usb":
+        properties["removable"] = bool(disk.removable)
+    elif bus == "scsi":
+        properties["removable"] = disk.removable
+    cache = disk_settings(disk, parts).cache
     if cache and kind != "lun" and version >= _WRITE_CACHE:
         properties["write-cache"] = "on" if CACHE_MODES[cache][2] else "off"
-    if "geometry" in present:
+    if "geometry" in parts:
         properties["cyls"] = disk.cylinders or None
         properties["heads"] = disk.heads or None
         properties["secs"] = disk.sectors or None
         properties["bios-chs-trans"] = disk.translation
     # QEMU's option parser of old needed the blanks escaped, and guests have seen the backslashes since
-    properties["serial"] = serial.replace(" ", "\\ ") if serial else None
-    properties.update(_error_policies(disk))
+    if serial:
+        properties["serial"] = serial.replace(" ", "\\ ")
+    if "driver" in parts:
+        _add_error_policies(properties, parts["driver"].attrib)
     return properties
 
 
-def _raw_text(disk: Disk, tag: str) -> str | None:
-    node = disk.node.child(tag)
-    return (node.text or None) if node is not None else None
-
-
-def _removable(disk: Disk, bus: str) -> bool | None:
-    if bus == "usb":
-        return bool(disk.removable)
-    return disk.removable if bus == "scsi" else None
-
-
-def _error_policies(disk: Disk) -> Properties:
-    driver = disk.driver
-    if driver is None:
-        return {}
-    werror, rerror = driver.error_policy, driver.rerror_policy or driver.error_policy
-    if werror == "enospace":
+def _add_error_policies(properties: Properties, driver: Mapping[str, str]) -> None:
+    """What the guest is told where the host's disk fails.  ``driver``: the attributes of ``<driver>``."""
+    if "error_policy" not in driver and "rerror_policy" not in driver:
+        return
+    write, read = driver.get("error_policy"), driver.get("rerror_policy") or driver.get("error_policy")
+    if write == "enospace":
         # reads do not run out of space
-        werror, rerror = "enospc", driver.rerror_policy
-    return {"werror": werror, "rerror": rerror}
+        write, read = "enospc", driver.get("rerror_policy")
+    properties["werror"] = write
+    properties["rerror"] = read
+
+
+#: what ``<driver>`` says to virtio disks alone
+_VIRTIO_DRIVER = frozenset(
+    ("iommu", "ats", "packed", "page_per_vq", "iothread", "ioeventfd", "event_idx", "queues", "queue_size")
+)
 
 
 def _virtio(disk: Disk, b: Build) -> Properties:
-    is_vhost_user = disk.type == "vhostuser"
+    own = disk.node.attrib
+    is_vhost_user = own.get("type") == "vhostuser"
     properties: Properties = {
         "driver": virtio_driver("vhost-user-blk" if is_vhost_user else "virtio-blk", disk, b)
     }
-    driver = disk.driver
-    if driver is None:
+    node = disk.node.child("driver")
+    if node is None:
         return properties
+    if own.get("device") != "lun" and not node.children and _VIRTIO_DRIVER.isdisjoint(node.attrib):
+        return properties
+    driver = disk.driver
+    assert driver is not None
     properties.update(virtio_properties(disk))
     properties["iothread"] = f"iothread{driver.iothread}" if driver.iothread else None
     properties["ioeventfd"] = driver.ioeventfd
@@ -179,11 +189,14 @@ def iothread_mapping(threads: list[DiskIothread]) -> list[Value] | None:
 
 
 def _ide(disk: Disk, b: Build) -> Properties:
-    return {"driver": "ide-cd" if disk.device == "cdrom" else "ide-hd"}
+    return {"driver": "ide-cd" if disk.node.attrib.get("device") == "cdrom" else "ide-hd"}
+
+
+_SCSI_DRIVERS = {"lun": "scsi-block", "cdrom": "scsi-cd"}
 
 
 def _scsi(disk: Disk, b: Build) -> Properties:
-    return {"driver": {"lun": "scsi-block", "cdrom": "scsi-cd"}.get(disk.device, "scsi-hd")}
+    return {"driver": _SCSI_DRIVERS.get(disk.node.attrib.get("device", ""), "scsi-hd")}
 
 
 def _usb(disk: Disk, b: Build) -> Properties:

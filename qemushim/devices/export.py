@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 _KEPT = ("mac", "model")
 
 
-def export_interfaces(domain: Domain) -> None:
-    """Turn every interface into a tap device that keeps its card and its MAC, and is given a place anew."""
-    for interface in domain.lists["interface"]:
-        if interface.node.get("type") != "hostdev":
-            interface.node.attrib = {"type": "ethernet"}
-            interface.node.children = [child for child in interface.node.children if child.tag in _KEPT]
+def export_interfaces(domain: Domain) -> bool:
+    """Turn every interface into a tap device that keeps its card and its MAC, and is to be given a place anew.
+
+    Returns whether there was one.
+    """
+    found = [
+        interface.node for interface in domain.lists["interface"] if interface.node.get("type") != "hostdev"
+    ]
+    for node in found:
+        node.attrib = {"type": "ethernet"}
+        node.children = [child for child in node.children if child.tag in _KEPT]
+    return bool(found)

@@ -202,7 +202,7 @@ def _plan9_options(fs: Filesystem, b: Build) -> Iterator[Option]:
         "-fsdev", "handle" if fs.driver == "handle" else "local", pairs, fs.node, "a directory over 9p"
     )
     if fs.readonly:
-        option.text = f"{option.text},readonly"
+        option = option._replace(text=f"{option.text},readonly")
     yield option
     properties: Properties = {
         "driver": virtio_driver("virtio-9p", fs, b),

@@ -6,8 +6,7 @@ https://libvirt.org/formatdomain.html#memory-backing
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.command.option import Option, Value
 from qemushim.document.units import parse_set, parse_unsigned, to_kib
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 _POLICIES = {"strict": "bind", "preferred": "preferred", "interleave": "interleave"}
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """A piece of memory that wants a back end."""
 
     #: QEMU's id of the object
@@ -39,27 +37,27 @@ class Memory:
     source: Node | None = None
 
 
-@dataclass(slots=True)
 class Backing:
     """What the document says of all memory: ``<memoryBacking>``, ``<numatune>``, the cells' own settings."""
 
-    #: size of huge pages in KiB (0: the host's default) → guest cells that want them; ``None`` where all do
-    pages: list[tuple[int, frozenset[int] | None]] = field(default_factory=list)
-    source: str = ""
-    access: str = ""
-    discard: bool = False
-    immediate: bool = False
-    threads: int = 0
-    cell_access: dict[int, str] = field(default_factory=dict)
-    cell_discard: dict[int, bool] = field(default_factory=dict)
-    #: mode and host nodes of all memory, and of single cells
-    mode: str = "strict"
-    nodes: list[int] | None = None
-    bindings: dict[int, tuple[str, list[int]]] = field(default_factory=dict)
-    #: host CPUs that QEMU's own threads may run on
-    cpus: list[int] | None = None
-    #: the guest starts with ``-mem-prealloc``: no back end needs to say it again
-    prealloc_all: bool = False
+    def __init__(self) -> None:
+        #: size of huge pages in KiB (0: the host's default) → guest cells that want them; ``None`` where all do
+        self.pages: list[tuple[int, frozenset[int] | None]] = []
+        self.source = ""
+        self.access = ""
+        self.discard = False
+        self.immediate = False
+        self.threads = 0
+        self.cell_access: dict[int, str] = {}
+        self.cell_discard: dict[int, bool] = {}
+        #: mode and host nodes of all memory, and of single cells
+        self.mode = "strict"
+        self.nodes: list[int] | None = None
+        self.bindings: dict[int, tuple[str, list[int]]] = {}
+        #: host CPUs that QEMU's own threads may run on
+        self.cpus: list[int] | None = None
+        #: the guest starts with ``-mem-prealloc``: no back end needs to say it again
+        self.prealloc_all = False
 
 
 def backing_of(b: Build) -> Backing:

@@ -51,13 +51,18 @@ def find_controller(b: Build, kind: str, index: int) -> Device | None:
 
 def controller_alias(b: Build, kind: str, index: int) -> str:
     """QEMU's id of a controller.  Raises ``ConfigError`` where there is none of that type and index."""
+    return required_controller(b, kind, index).alias
+
+
+def required_controller(b: Build, kind: str, index: int) -> Device:
+    """The controller that ``find_controller`` finds.  Raises ``ConfigError`` where there is none."""
     found = find_controller(b, kind, index)
     if found is None:
         raise error.internal(
             f"Could not find {kind} controller with index {index} required for device",
             hint=f"add <controller type='{kind}' index='{index}'/>",
         )
-    return found.alias
+    return found
 
 
 def pci_bus_name(b: Build, index: int) -> str:
@@ -103,9 +108,8 @@ def address_properties(device: Device, b: Build) -> Properties:
 def _pci(device: Device, address: Address, b: Build) -> Properties:
     place = address.pci
     found: Properties = {"bus": pci_bus_name(b, place.bus)}
-    multifunction = address.multifunction
-    if multifunction is not None:
-        found["multifunction"] = multifunction
+    if "multifunction" in address.node.attrib:
+        found["multifunction"] = address.multifunction
     found["addr"] = f"0x{place.slot:x}" + (f".0x{place.function:x}" if place.function else "")
     index = device.acpi_index
     if index:
@@ -132,11 +136,10 @@ def _drive(device: Device, address: Address, b: Build) -> Properties:
     if kind == "sata":
         builtin = b.board.is_q35 and place.controller == 0
         return {"bus": f"{'ide' if builtin else controller_alias(b, 'sata', place.controller)}.{place.unit}"}
-    alias = controller_alias(b, "scsi", place.controller)
-    controller = find_controller(b, "scsi", place.controller)
-    if controller is not None and controller.node.get("model") in NARROW_SCSI:
-        return {"bus": f"{alias}.{place.bus}", "scsi-id": place.unit}
-    return {"bus": f"{alias}.0", "channel": place.bus, "scsi-id": place.target, "lun": place.unit}
+    controller = required_controller(b, "scsi", place.controller)
+    if controller.node.get("model") in NARROW_SCSI:
+        return {"bus": f"{controller.alias}.{place.bus}", "scsi-id": place.unit}
+    return {"bus": f"{controller.alias}.0", "channel": place.bus, "scsi-id": place.target, "lun": place.unit}
 
 
 def _virtio_serial(device: Device, address: Address, b: Build) -> Properties:
@@ -196,7 +199,7 @@ _WITHOUT_ZPCI = frozenset({"iommu", "memory", "panic", "pstore", "serial", "tpm"
 
 def zpci_options(device: Device, b: Build) -> Iterator[Option]:
     """The zPCI device that goes before a PCI device of an s390 guest."""
-    if device.node.find("address/zpci") is None:
+    if not b.emulator.flag("zpci") or device.node.find("address/zpci") is None:
         return
     address = device.address
     if address is None or address.type != "pci" or address.zpci_uid is None or device.tag in _WITHOUT_ZPCI:

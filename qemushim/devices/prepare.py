@@ -103,13 +103,13 @@ def _prepare_disk(disk: Disk, number: int, b: Build) -> int:
             b.domain.remove(disk)
             return number
         kind, source = "file", None
-    found = _disk_nodes(b)[id(disk.node)] = DiskNodes(None)
+    found = _disk_nodes(b)[id(disk.node)] = DiskNodes()
     if kind == "vhostuser":
         return number
     image = disk_image(disk, kind, source)
     if not image.is_empty:
         found.image = image
-    if disk.bus == "sd":
+    if disk.node.value("target/@bus") == "sd":
         # an SD card takes the old -drive, whose nodes have no names
         image.storage_name = disk.alias
         image.layered = False
@@ -120,6 +120,8 @@ def _prepare_disk(disk: Disk, number: int, b: Build) -> int:
         # of a volume the document has another source than QEMU
         (disk.node.ensure("source") if part is image else part.source).set("index", number)
         prepare_image(part, b)
+    if disk.node.child("throttlefilters") is None:
+        return number
     for _ in disk.throttle_filters:
         number += 1
         found.filters.append(f"libvirt-{number}-filter")

@@ -42,7 +42,8 @@ _SPLIT_NAMES = frozenset({"gluster", "rbd"})
 
 def complete_source(source: Node, kind: str) -> None:
     """Complete a ``<source>`` of the type ``kind``.  Raises ``ConfigError``."""
-    source.drop(*(_FOREIGN_ATTRIBUTES[kind] & source.attrib.keys()))
+    if not _FOREIGN_ATTRIBUTES[kind].isdisjoint(source.attrib):
+        source.drop(*(_FOREIGN_ATTRIBUTES[kind] & source.attrib.keys()))
     complete = _COMPLETE.get(kind)
     if source.children:
         foreign = _FOREIGN_CHILDREN[kind]

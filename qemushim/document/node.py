@@ -78,6 +78,10 @@ class Node:
                 return node
         return None
 
+    def first(self) -> dict[str, Node]:
+        """Tag → the first child of that tag, for who is going to look for many."""
+        return {node.tag: node for node in reversed(self.children)}
+
     def all(self, tag: str) -> list[Node]:
         return [node for node in self.children if node.tag == tag]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from qemushim.command.command import Command
 from qemushim.command.option import Option
@@ -87,13 +86,13 @@ def _sound(option: Option, backends: dict[str, str]) -> list[Option]:
         if name is None:
             raise error.unsupported(f"today's QEMU has no sound card '{word}' by a flag", option.source)
         if not number:
-            found.append(replace(option, flag="-audiodev", text="none,id=audio1"))
-        found.append(replace(option, flag="-device", text=f"{name},audiodev=audio1"))
+            found.append(option._replace(flag="-audiodev", text="none,id=audio1"))
+        found.append(option._replace(flag="-device", text=f"{name},audiodev=audio1"))
     return found
 
 
 def _watchdog(option: Option, backends: dict[str, str]) -> list[Option]:
-    return [replace(option, flag="-device")]
+    return [option._replace(flag="-device")]
 
 
 def _drive(option: Option, backends: dict[str, str]) -> list[Option]:
@@ -112,7 +111,7 @@ def _drive(option: Option, backends: dict[str, str]) -> list[Option]:
 
 def _chardev(option: Option, backends: dict[str, str]) -> list[Option]:
     text = (option.text or "").replace(",server,nowait", ",server=on,wait=off")
-    return [replace(option, text=text)]
+    return [option._replace(text=text)]
 
 
 def _dropped(option: Option, backends: dict[str, str]) -> list[Option]:
@@ -151,4 +150,4 @@ def _split(text: str) -> Iterator[str]:
 def _written(flag: str, head: str, keys: dict[str, str], like: Option) -> Option:
     words = [head] if head else []
     words += [f"{name}={value}" for name, value in keys.items()]
-    return replace(like, flag=flag, text=",".join(words))
+    return like._replace(flag=flag, text=",".join(words))

@@ -80,6 +80,7 @@ class Site:
             arch=arch,
             emulators={**found.emulators, **dict(self._emulators())},
             privileged=not urlsplit(self.uri).path.startswith("/session"),
+            libvirt=self.version,
             # what its helpers can do is libvirt's to know
             tpm_versions=None,
             security_model=next((model for model in models if model), "none"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.command.command import Descriptor
@@ -47,17 +46,15 @@ _NAMES = {
 }
 
 
-@dataclass
 class PlugBuild(Build):
     """Making one device of a guest that runs: descriptors go by names, fd sets are counted behind those it has."""
 
-    #: number of the first fd set that is free
-    first_fd_set: int = 0
-    _counts: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._fd_sets = self.first_fd_set
+    def __init__(self, domain: Domain, emulator: Emulator, host: Host, *, first_fd_set: int = 0) -> None:
+        super().__init__(domain, emulator, host)
+        #: kind of descriptor, device → how many it has been given
+        self._counts: dict[tuple[str, str], int] = {}
+        # of those before QEMU knows already
+        self._fd_sets = first_fd_set
         # what boots was decided when the guest was started: another device boots where it says so itself
         self.notes["boot indexes"] = {}
 

@@ -11,7 +11,6 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -48,6 +47,10 @@ FROM_QEMU: Mapping[str, str] = {theirs: ours for ours, theirs in TO_QEMU.items()
 
 #: attributes of ``<cpuid>`` and ``<msr>`` that hold a mask
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
+
+
+#: a table with nothing in it
+_NONE: Mapping[str, str] = {}
 
 
 class Signature(NamedTuple):
@@ -90,8 +93,7 @@ class Model(NamedTuple):
     alias_of: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class X86Map:
+class X86Map(NamedTuple):
     #: name → what CPUID says
     vendors: Mapping[str, str]
     #: in the order of the map
@@ -101,7 +103,7 @@ class X86Map:
     with_bits: tuple[Feature, ...] = ()
     unmigratable: frozenset[str] = frozenset()
     #: model → its versioned name (``486`` → ``486-v1``), for those that have one
-    canonical: Mapping[str, str] = field(default_factory=dict)
+    canonical: Mapping[str, str] = _NONE
 
     def bits(self, names: Iterable[str]) -> int:
         """What CPUs with all these features have; names that the map does not have count for nothing."""

@@ -6,9 +6,8 @@ Descriptors: https://gitlab.com/qemu-project/qemu/-/blob/master/docs/interop/fir
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qemushim.command.option import Option
 from qemushim.devices.block_image import Image
@@ -36,8 +35,7 @@ _PAIRS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """One firmware build that the host has."""
 
     interfaces: tuple[str, ...]
@@ -86,8 +84,7 @@ def read_descriptor(content: Mapping[str, Any]) -> Descriptor | None:
 # -- choosing -----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What the document asks of its firmware."""
 
     interface: str

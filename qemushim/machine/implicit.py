@@ -6,8 +6,7 @@ https://libvirt.org/formatdomain.html#controllers
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qemushim.devices.audio import default_audio
 from qemushim.devices.base import Device
@@ -31,8 +30,7 @@ _APIC_CPUS = 255
 _LAST_CONTROLLER = 1023
 
 
-@dataclass(frozen=True, slots=True)
-class Equipment:
+class Equipment(NamedTuple):
     """What every guest on a kind of board has."""
 
     #: a USB controller; its model where that is not decided by what QEMU has
