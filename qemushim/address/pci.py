@@ -171,9 +171,10 @@ class PciTree:
             found = bus.find(joins=need.joins)
             assert found is not None
             address = PciAddress(0, bus.index, *found)
+        else:
+            bus = self.buses[address.bus]
         if function is not None:
             address = address._replace(function=function)
-        bus = self.buses[address.bus]
         if bus.isolation != need.isolation and bus.is_empty and not bus.locked:
             bus.isolation = need.isolation
         bus.take(address.slot, 1 << address.function, joins=need.joins)

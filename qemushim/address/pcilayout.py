@@ -7,7 +7,7 @@ https://libvirt.org/pci-addresses.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from qemushim.address.chipset import Chipset, chipset_of
@@ -56,11 +56,14 @@ _ORDER: tuple[tuple[str, Callable[[Device], bool] | None], ...] = (
 )  # fmt: skip
 
 
-def in_assign_order(domain: Domain) -> Iterator[Device]:
+def open_devices(domain: Domain) -> list[Device]:
+    """The devices that may want an address, in the order in which they get it."""
+    found: list[Device] = []
     for tag, want in _ORDER:
         listed = domain.lists[tag]
         if listed:
-            yield from listed if want is None else filter(want, listed)
+            found += filter(wants_pci, listed if want is None else filter(want, listed))
+    return found
 
 
 class PciLayout:
@@ -75,15 +78,12 @@ class PciLayout:
         self.abilities = Abilities(self.board.is_pseries, d.emulator.flag("pcie-pci-bridge"))
         self.groups = isolation_groups(d) if self.board.is_pseries else {}
         self._needs: dict[int, Need] = {}
-        #: the devices that have an address, and those that may want one; kept up as addresses are given
-        self.places: list[tuple[Device, PciAddress]] = []
-        self.open: list[Device] = []
-        for device in devices_in_order(d.domain):
-            place = pci_address(device)
-            if place is not None:
-                self.places.append((device, place))
-            elif wants_pci(device):
-                self.open.append(device)
+        #: the devices that have an address, kept up as addresses are given; and those that may want one
+        placed = ((device, pci_address(device)) for device in devices_in_order(d.domain))
+        self.places: list[tuple[Device, PciAddress]] = [
+            (device, place) for device, place in placed if place is not None
+        ]
+        self.open = open_devices(d.domain)
 
     def need(self, device: Device) -> Need:
         key = id(device)
@@ -187,7 +187,7 @@ class PciLayout:
             chipset.reserve(self, tree)
 
     def place_all(self, tree: PciTree, *, write: bool) -> None:
-        for device in in_assign_order(self.domain):
+        for device in self.open:
             if wants_pci(device):
                 self.place(tree, device, write=write)
 
@@ -263,6 +263,7 @@ def assign_pci(d: Define) -> None:
     if layout.controllers and not complete:
         layout.dry_run()
         layout.controllers = pci_controllers(d.domain)
+        layout.open = open_devices(d.domain)
     layout.real_run(place=not complete)
     set_multifunction(layout.places)
     for controller in pci_controllers(d.domain):

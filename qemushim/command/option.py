@@ -48,12 +48,14 @@ class Option(NamedTuple):
 def to_json(properties: Properties) -> str:
     """Compact JSON, keys in the order given, text beyond ASCII as it is."""
     # nearly all values are plain texts, for which the encoder's own start takes longer than its work
-    return "{" + ",".join([f"{quoted(key)}:{_json(value)}" for key, value in properties.items()]) + "}"
+    parts = [
+        f"{quoted(key)}:{quoted(value) if value.__class__ is str else _json(value)}"
+        for key, value in properties.items()
+    ]
+    return "{" + ",".join(parts) + "}"
 
 
 def _json(value: Value) -> str:
-    if value.__class__ is str:
-        return quoted(value)
     if value is True or value is False:
         return "true" if value else "false"
     if value.__class__ is int:
@@ -94,4 +96,6 @@ def _append(parts: list[str], key: str, value: Value) -> None:
 
 def compact(properties: Properties) -> dict[str, Value]:
     """The properties without those that are None (absent)."""
+    if None not in properties.values():
+        return dict(properties)
     return {key: value for key, value in properties.items() if value is not None}

@@ -64,6 +64,19 @@ def drive_place(address: Node) -> DriveAddress:
     return _drive_place(get("controller", "0"), get("bus", "0"), get("target", "0"), get("unit", "0"))
 
 
+@lru_cache(4096)
+def _written_drive(place: DriveAddress) -> dict[str, str]:
+    return {"type": "drive", **{name: str(value) for name, value in place._asdict().items()}}
+
+
+def write_drive(device: Node, place: DriveAddress) -> None:
+    """Give a device's element a drive address, replacing what is there."""
+    node = device.child("address")
+    if node is None:
+        node = device.add("address")
+    node.attrib = _written_drive(place).copy()
+
+
 class PciPart(Hex[int]):
     """One number of a PCI address, which says itself how large it may be."""
 

@@ -110,7 +110,8 @@ class Device(Item):
     @property
     def user_alias(self) -> str:
         """The user's own id (``ua-`` and letters, digits, ``-``, ``_``), or ``""``; other names are passed over."""
-        name = self.alias_name or ""
+        node = self.node.child("alias")
+        name = node.attrib.get("name", "") if node is not None else ""
         return name if name.startswith("ua-") and not set(name) - _ALIAS_CHARS else ""
 
     def set_address(self, kind: str, **attributes: str | int) -> Address:

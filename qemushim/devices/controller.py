@@ -179,16 +179,15 @@ class Controller(Device):
 
     def options(self, b: Build) -> Iterator[Option]:
         make = _MAKERS.get(self.type)
-        if make is not None:
-            yield from make(self, b)
+        return make(self, b) if make is not None else iter(())
 
     def device(self, b: Build, driver: str, properties: dict[str, Value]) -> Iterator[Option]:
         """The ``-device``, with its place at the end."""
         yield from zpci_options(self, b)
         place = address_properties(self, b)
-        rule = (
-            _RULES.get(self.model or "") or _RULES.get(self.type) or f"{self.type} controller {self.number}"
-        )
+        own = self.node.attrib
+        rule = _RULES.get(own.get("model", "")) or _RULES.get(own["type"])
+        rule = rule or f"{self.type} controller {self.number}"
         yield b.device({"driver": driver, **properties, **place}, self.node, rule)
 
 
@@ -216,13 +215,13 @@ _RULES = {
 
 
 def _port_properties(c: Controller, target: _Target) -> dict[str, Value]:
-    return {
-        "port": target.port or 0,
-        "chassis": target.chassis or 0,
-        "id": c.alias,
-        "hotplug": target.hotplug,
-        "mem-reserve": _bytes(target.mem_reserve),
-    }
+    found: dict[str, Value] = {"port": target.port or 0, "chassis": target.chassis or 0, "id": c.alias}
+    given = target.node.attrib
+    if "hotplug" in given:
+        found["hotplug"] = target.hotplug
+    if "memReserve" in given:
+        found["mem-reserve"] = _bytes(target.mem_reserve)
+    return found
 
 
 def _bridge_properties(c: Controller, target: _Target) -> dict[str, Value]:
@@ -262,7 +261,8 @@ _PCI: dict[str, Callable[[Controller, _Target], dict[str, Value]]] = {
 
 
 def _pci_options(c: Controller, b: Build) -> Iterator[Option]:
-    target, model = c.target or _Target(Node("target")), c.model or ""
+    node, model = c.node.child("target"), c.node.attrib.get("model", "")
+    target = _Target(node if node is not None else Node("target"))
     if model == "pci-root" and not (b.board.is_pseries and target.index):
         if target.hotplug is not None and not b.board.is_pseries:
             state = "on" if target.hotplug else "off"

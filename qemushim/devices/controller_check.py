@@ -235,14 +235,23 @@ _PCI_OPTIONS: tuple[tuple[str, str, frozenset[str]], ...] = (
     ("target/@port", "port", frozenset({"pcie-root-port", "pcie-switch-downstream-port"})),
     ("target/@hotplug", "hotplug", frozenset({"pci-root", "pcie-root-port", "pcie-switch-downstream-port"})),
 )
+_NO_OPTIONS = frozenset({"model", "target", "address", "alias"})
+#: model → options of which nothing has to be checked: those of the models that libvirt itself adds
+_USUAL_OPTIONS = {
+    "pci-bridge": _NO_OPTIONS | {"target/@chassisNr"},
+    "pcie-root-port": _NO_OPTIONS | {"target/@chassis", "target/@port"},
+}
 _PSERIES_ROOT_ONLY = frozenset({"target/@index", "target/node", "model/@name"})
 _LAST_TARGET = 30
 
 
 def _check_pci(c: Controller, d: Define) -> None:
-    model = c.model or ""
+    model = c.node.attrib.get("model", "")
     if model in ("pci-root", "pcie-root") and c.address_type:
         raise error.unsupported("pci-root and pcie-root controllers should not have an address", c.node)
+    given = _given_options(c)
+    if given <= _USUAL_OPTIONS.get(model, _NO_OPTIONS):
+        return
     target = c.target
     if target is not None and target.node_ is not None and c.number == 0:
         raise error.unsupported(
@@ -256,23 +265,22 @@ def _check_pci(c: Controller, d: Define) -> None:
             raise error.unsupported(
                 "Only the PCI controller with index 0 can have target index 0, and vice versa", c.node
             )
-    _check_pci_options(c, d.board)
+    _check_pci_options(c, given, d.board)
 
 
 def _given_options(c: Controller) -> set[str]:
     """The paths of the options that an element has."""
     given = {child.tag for child in c.node.children}
-    target = c.node.child("target")
-    if target is not None:
-        given.update(f"target/@{name}" for name in target.attrib)
-        given.update(f"target/{child.tag}" for child in target.children)
+    if "target" in given:
+        target = c.node.ensure("target")
+        given.update([f"target/@{name}" for name in target.attrib])
+        given.update([f"target/{child.tag}" for child in target.children])
     return given
 
 
-def _check_pci_options(c: Controller, board: Board) -> None:
+def _check_pci_options(c: Controller, given: set[str], board: Board) -> None:
     """Options that the model does not have."""
     model = c.model or ""
-    given = _given_options(c)
     for path, name, models in _PCI_OPTIONS:
         if path not in given:
             continue

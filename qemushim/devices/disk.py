@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
-from qemushim.devices.address import DriveAddress, disk_index
+from qemushim.devices.address import DriveAddress, disk_index, write_drive
 from qemushim.devices.base import Device, Sgio
 from qemushim.devices.block_image import PLACES, says_nothing
 from qemushim.devices.block_limits import Limits
@@ -52,8 +52,9 @@ def drive_address_of(bus: str, index: int) -> DriveAddress | None:
     if shape is None:
         return None
     units, buses = shape
-    controller, rest = divmod(index, units * buses)
-    return DriveAddress(controller, rest // units, 0, rest % units)
+    channel, unit = divmod(index, units)
+    controller, channel = divmod(channel, buses)
+    return DriveAddress(controller, channel, 0, unit)
 
 
 class VirtQueue(Item):
@@ -271,17 +272,18 @@ class Disk(Device):
                 for name in ("controller", "bus", "target", "unit"):
                     address.attrib.setdefault(name, "0")
             return
-        index = disk_index(self.target)
+        target = self.node.ensure("target")
+        bus, index = target.attrib["bus"], disk_index(target.attrib["dev"])
         if index < 0:
             raise error.xml(
                 f"Unknown disk name '{self.target}' and no address specified",
-                self.node.child("target"),
+                target,
                 "name it like the kernel would: sda, vdb, hdc",
             )
-        place = drive_address_of(self.bus, index)
+        place = drive_address_of(bus, index)
         if place is None:
             return
-        if self.bus == "scsi" and _hostdev_sits_at(d, place):
+        if bus == "scsi" and _hostdev_sits_at(d, place):
             raise error.unsupported(
                 f"using disk target name '{self.target}' conflicts with SCSI host device address "
                 f"controller='{place.controller}' bus='{place.bus}' target='{place.target}' "
@@ -289,7 +291,7 @@ class Disk(Device):
                 self.node,
                 "give one of the two another address",
             )
-        self.set_address("drive", **place._asdict())
+        write_drive(self.node, place)
 
     # -- checks and options ------------------------------------------------------------------------
 

@@ -97,7 +97,9 @@ def frontend_properties(disk: Disk, parts: Mapping[str, Node], drive: str | None
         properties["chardev"] = f"chr-vu-{disk.alias}"
     properties["id"] = disk.alias
     if bus != "fdc":
-        properties["bootindex"] = boot_index(disk, b)
+        order = boot_index(disk, b)
+        if order is not None:
+            properties["bootindex"] = order
         if "boot" in parts:
             properties["loadparm"] = boot_loadparm(disk, b)
     if "blockio" in parts:
@@ -113,7 +115,7 @@ def frontend_properties(disk: Disk, parts: Mapping[str, Node], drive: str | None
         properties["model" if bus in ("ide", "sata") else "product"] = disk.product
     if bus == "usb":
         properties["removable"] = bool(disk.removable)
-    elif bus == "scsi":
+    elif bus == "scsi" and "removable" in parts["target"].attrib:
         properties["removable"] = disk.removable
     cache = disk_settings(disk, parts).cache
     if cache and kind != "lun" and version >= _WRITE_CACHE:

@@ -73,13 +73,12 @@ class _Builder:
 
     def flush(self) -> None:
         """Text read so far belongs to the open element, or behind its last child."""
-        if self.words:
-            text = "".join(self.words)
-            self.words.clear()
-            if self.last is not None:
-                self.last.tail += text
-            elif self.stack:
-                self.stack[-1].text += text
+        text = "".join(self.words)
+        self.words.clear()
+        if self.last is not None:
+            self.last.tail += text
+        elif self.stack:
+            self.stack[-1].text += text
 
     def start(self, tag: str, attrib: dict[str, str]) -> None:
         if self.words:

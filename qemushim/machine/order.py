@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, cast
 
 from qemushim.command.option import Option
 from qemushim.devices.address import disk_index
@@ -25,20 +26,27 @@ if TYPE_CHECKING:
 
 def _disk(devices: list[Device], new: Device) -> int:
     """Disks of one bus stand together, ordered by target name; a new bus comes last."""
-    bus, name = _bus(new), disk_index(new.node.value("target/@dev") or "")
-
-    def is_behind(disk: Device) -> bool:
-        return _bus(disk) == bus and disk_index(disk.node.value("target/@dev") or "") > name
-
-    last = next((at for at in range(len(devices) - 1, -1, -1) if _bus(devices[at]) == bus), -1)
-    if last < 0 or not is_behind(devices[last]):
-        return len(devices) if last < 0 else last + 1
+    bus, number = _disk_key(new)
+    for last in range(len(devices) - 1, -1, -1):
+        other, highest = _disk_key(devices[last])
+        if other == bus:
+            break
+    else:
+        return len(devices)
+    if highest <= number:
+        return last + 1
     # the first one behind is looked for as in a dictionary: up to the last of the bus they are in order
-    return bisect_left(devices, True, 0, last + 1, key=is_behind)
+    return bisect_left(
+        devices, True, 0, last + 1, key=lambda disk: (bus, number) < _disk_key(disk) < (bus, inf)
+    )
 
 
-def _bus(disk: Device) -> str:
-    return disk.node.value("target/@bus") or ""
+def _disk_key(disk: Device) -> tuple[str, float]:
+    """The bus, and the number of the target's name."""
+    target = disk.node.child("target")
+    if target is None:
+        return "", -1
+    return target.attrib.get("bus", ""), disk_index(target.attrib.get("dev", ""))
 
 
 def _controller(devices: list[Device], new: Device) -> int:
@@ -65,8 +73,8 @@ def _controller(devices: list[Device], new: Device) -> int:
 
 def _controller_key(controller: Device) -> tuple[int, bool]:
     """Index, -1 for none; whether it is a companion."""
-    index = controller.node.get("index")
-    companion = isinstance(controller, Controller) and controller.is_companion
+    index = controller.node.attrib.get("index")
+    companion = controller.node.attrib.get("type") == "usb" and cast(Controller, controller).is_companion
     try:
         return (-1 if index is None else parse_integer(index), companion)
     except ValueError:
