@@ -354,10 +354,7 @@ class HostAddress(Item):
         return UsbPlace.schema if node.get("device") is not None else _HOST_PCI
 
 
-_HOST_PCI = Schema()
-for _field in PciPlace.fields.values():
-    if _field.attribute != "type":
-        _HOST_PCI.add(_field, ())
+_HOST_PCI = Schema.of(field for field in PciPlace.fields.values() if field.attribute != "type")
 
 
 class Hostdev(Device):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
-from qemushim.document.fields import Choice, Field, Hex, LongHex, OnOff, Text, Unsigned
+from qemushim.document.fields import Choice, Hex, LongHex, OnOff, Text, Unsigned
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
 from qemushim.document.units import parse_unsigned
@@ -180,11 +180,8 @@ class Address(Item):
         kind = node.attrib.get("type", "")
         found = cls._schemas.get(kind)
         if found is None:
-            found = Schema()
-            for name in cls.layouts.get(kind, ("type",)):
-                field: Field[object] = cls.fields[name]
-                found.add(field, field.steps)
-            cls._schemas[kind] = found
+            names = cls.layouts.get(kind, ("type",))
+            found = cls._schemas[kind] = Schema.of(cls.fields[name] for name in names)
         return found
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.base import Device, virtio_properties
@@ -150,13 +150,9 @@ class Controller(Device):
         if found is None:
             others = {name for names in cls.own_fields.values() for name in names}
             others -= set(cls.own_fields.get(kind, ()))
-            found = Schema()
-            model: Field[object] = _Model("@model", MODELS.get(kind, ()))  # type: ignore[assignment]
-            for name, declared in cls.fields.items():
-                field = model if name == "model" else declared
-                if name not in others:
-                    found.add(field, field.steps)
-            cls._schemas[kind] = found
+            model: Field[Any] = _Model("@model", MODELS.get(kind, ()))
+            fields = {**cls.fields, "model": model}
+            found = cls._schemas[kind] = Schema.of(fields[name] for name in fields if name not in others)
         return found
 
     @property

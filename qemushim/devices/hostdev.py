@@ -20,7 +20,6 @@ from qemushim.devices.storage_check import check_auth_secret
 from qemushim.devices.storage_define import complete_auth, complete_network_name, complete_server
 from qemushim.document.fields import (
     Choice,
-    Field,
     Hex,
     LiveText,
     Long,
@@ -76,11 +75,7 @@ class HostdevAddress(HostAddress):
         kind = next((name for name in cls.layouts if name in node.attrib), "slot")
         found = cls._schemas.get(kind)
         if found is None:
-            found = Schema()
-            for name in cls.layouts[kind]:
-                field: Field[object] = cls.fields[name]
-                found.add(field, field.steps)
-            cls._schemas[kind] = found
+            found = cls._schemas[kind] = Schema.of(cls.fields[name] for name in cls.layouts[kind])
         return found
 
 

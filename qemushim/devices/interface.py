@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qemushim.board import Board
@@ -280,7 +280,7 @@ class Interface(Device):
 
     @classmethod
     def schema_for(cls, node: Node) -> Schema:
-        return _HOSTDEV_SCHEMA if node.attrib.get("type") == "hostdev" else cls.schema
+        return _hostdev_schema() if node.attrib.get("type") == "hostdev" else cls.schema
 
     @property
     def driver(self) -> NetDriver | None:
@@ -480,19 +480,14 @@ class Interface(Device):
             yield from interface_arguments(self, b)
 
 
+@cache
 def _hostdev_schema() -> Schema:
     """A card of the host is written with its driver before its source."""
-    schema = Schema()
-    for field in Interface.fields.values():
-        if field.name == "source":
-            host: Field[Any] = One("driver", HostDriver)
-            schema.add(host, host.steps)
-        if field.name != "net_driver":
-            schema.add(field, field.steps)
-    return schema
-
-
-_HOSTDEV_SCHEMA = _hostdev_schema()
+    names = [name for name in Interface.fields if name != "net_driver"]
+    at = names.index("source")
+    host: Field[Any] = One("driver", HostDriver)
+    fields = [Interface.fields[name] for name in names]
+    return Schema.of([*fields[:at], host, *fields[at:]])
 
 
 def default_model(interface: Interface, d: Define) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, cast
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Generic, TypeVar, cast
 
 from qemushim.document.fields import Field, KibUnit, Many, One, Present, Size, Verbatim
 from qemushim.document.node import Node
 from qemushim.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class Schema:
@@ -24,6 +26,14 @@ class Schema:
         self.opened = False
         #: children of different tags keep the order that they have in the document
         self.mixed = False
+
+    @classmethod
+    def of(cls, fields: Iterable[Field[object]]) -> Schema:
+        """What an element with these fields may hold."""
+        schema = cls()
+        for field in fields:
+            schema.add(field, field.steps)
+        return schema
 
     def add(self, field: Field[object], steps: tuple[str, ...]) -> None:
         """Give a field its place ``steps`` below this element."""
@@ -73,16 +83,55 @@ class Tail:
     """Marks where the fields of the base class are written; without it they come last."""
 
 
+class _Once(Generic[T]):
+    """Something of a class of items that is made when it is first asked for: most documents need few of the classes."""
+
+    def __init__(self, name: str, make: Callable[[type[Item]], T]) -> None:
+        self.name = name
+        self.make = make
+
+    def __get__(self, item: Item | None, owner: type[Item]) -> T:
+        made = self.make(owner)
+        setattr(owner, self.name, made)
+        return made
+
+
+def _inheritable(kind: type[Item]) -> dict[str, Field[object]]:
+    """The fields of a class by name, those of its base class where its ``Tail`` is."""
+    base = kind.__mro__[1]
+    inherited = dict(base.inheritable) if issubclass(base, Item) else {}
+    before: dict[str, Field[object]] = {}
+    own = before
+    behind: dict[str, Field[object]] = {}
+    for name, value in vars(kind).items():
+        if isinstance(value, Field):
+            inherited.pop(name, None)
+            own[name] = value
+        elif isinstance(value, Tail):
+            own = behind
+    return {**before, **inherited, **behind}
+
+
+def _fields(kind: type[Item]) -> dict[str, Field[object]]:
+    unused = {(tag,) for tag in kind.unused}
+    return {name: field for name, field in kind.inheritable.items() if field.steps[:1] not in unused}
+
+
+_FIELDS = _Once("fields", _fields)
+_SCHEMA = _Once("schema", lambda kind: kind.make_schema())
+_INHERITABLE = _Once("inheritable", _inheritable)
+
+
 class Item:
     """One element.  Fields are written in the order of their declaration; a base class's after a subclass's own."""
 
     tag: ClassVar[str] = ""
-    schema: ClassVar[Schema]
     #: fields by name, in writing order
-    fields: ClassVar[dict[str, Field[object]]] = {}
+    fields = _FIELDS
+    schema = _SCHEMA
+    inheritable = _INHERITABLE
     #: children that the base class knows and this one does not have: they are passed over, whatever is in them
     unused: ClassVar[tuple[str, ...]] = ()
-    _inheritable: ClassVar[dict[str, Field[object]]] = {}
 
     __slots__ = ("node",)
 
@@ -90,25 +139,13 @@ class Item:
         self.node = node
 
     def __init_subclass__(cls) -> None:
-        inherited = dict(cls.__mro__[1]._inheritable) if issubclass(cls.__mro__[1], Item) else {}
-        own: dict[str, Field[object]] = {}
-        at = None
-        for name, value in vars(cls).items():
-            if isinstance(value, Field):
-                inherited.pop(name, None)
-                own[name] = value
-            elif isinstance(value, Tail):
-                at = len(own)
-        names = list(own.items())
-        unused = {(tag,) for tag in cls.unused}
-        at = len(names) if at is None else at
-        cls._inheritable = dict([*names[:at], *inherited.items(), *names[at:]])
-        cls.fields = {
-            name: field for name, field in cls._inheritable.items() if field.steps[:1] not in unused
-        }
-        cls.schema = Schema()
-        for field in cls.fields.values():
-            cls.schema.add(field, field.steps)
+        for once in (_FIELDS, _SCHEMA, _INHERITABLE):
+            setattr(cls, once.name, once)
+
+    @classmethod
+    def make_schema(cls) -> Schema:
+        """What such an element may hold; ``schema`` is what this has made."""
+        return Schema.of(cls.fields.values())
 
     @classmethod
     def schema_for(cls, node: Node) -> Schema:

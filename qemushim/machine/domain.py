@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemushim.board import Board, board_of
 from qemushim.devices import BY_TAG, KINDS
@@ -23,7 +23,7 @@ from qemushim.document.fields import (
     Unsigned,
     Verbatim,
 )
-from qemushim.document.item import Item, check
+from qemushim.document.item import Item, Schema, check
 from qemushim.document.node import COMMENT, Node
 from qemushim.document.writer import write
 from qemushim.errors import error
@@ -69,9 +69,10 @@ class Devices(Item):
     tag = "devices"
     emulator = Text("emulator")
 
-
-for _kind in KINDS:
-    Devices.schema.add(cast(Field[object], Many(_kind.tag, _kind)), (_kind.tag,))
+    @classmethod
+    def make_schema(cls) -> Schema:
+        kinds: list[Field[Any]] = [Many(kind.tag, kind) for kind in KINDS]
+        return Schema.of([*cls.fields.values(), *kinds])
 
 
 class Domain(Item):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from qemushim.command.option import Option
 from qemushim.document.fields import Choice, Field, One, OnOff, Present, Size, Switch, Text, Unsigned
-from qemushim.document.item import Item
+from qemushim.document.item import Item, Schema
 from qemushim.document.units import to_bytes
 from qemushim.errors import error
 from qemushim.machine.vcpu import vcpu_maximum
@@ -23,7 +23,17 @@ _HYPERV = (
 )
 
 
-class Hyperv(Item):
+class _Group(Item):
+    """Switches that belong together."""
+
+    @classmethod
+    def make_schema(cls) -> Schema:
+        schema = super().make_schema()
+        schema.opened = True
+        return schema
+
+
+class Hyperv(_Group):
     """``<hyperv>``: enlightenments that a Windows guest looks for."""
 
     tag = "hyperv"
@@ -52,7 +62,7 @@ class Hyperv(Item):
     xmm_input = OnOff("xmm_input/@state")
 
 
-class Kvm(Item):
+class Kvm(_Group):
     """``<kvm>``: what the guest sees of KVM."""
 
     tag = "kvm"
@@ -64,7 +74,7 @@ class Kvm(Item):
     dirty_ring_size = Unsigned("dirty-ring/@size")
 
 
-class Xen(Item):
+class Xen(_Group):
     """``<xen>``"""
 
     tag = "xen"
@@ -73,26 +83,24 @@ class Xen(Item):
     passthrough_mode = Choice("passthrough/@mode", ("sync_pt", "share_pt"))
 
 
-for _group in (Hyperv, Kvm, Xen):
-    _group.schema.opened = True
-
-
 class ContainerCapabilities(Item):
     """``<capabilities>``: what the init process of a container may do."""
 
     tag = "capabilities"
     policy = Choice("@policy", ("default", "allow", "deny"))
+    names = (
+        *("audit_control", "audit_write", "block_suspend", "chown", "dac_override", "dac_read_search"),
+        *("fowner", "fsetid", "ipc_lock", "ipc_owner", "kill", "lease", "linux_immutable", "mac_admin"),
+        *("mac_override", "mknod", "net_admin", "net_bind_service", "net_broadcast", "net_raw", "setgid"),
+        *("setfcap", "setpcap", "setuid", "sys_admin", "sys_boot", "sys_chroot", "sys_module", "sys_nice"),
+        *("sys_pacct", "sys_ptrace", "sys_rawio", "sys_resource", "sys_time", "sys_tty_config", "syslog"),
+        "wake_alarm",
+    )
 
-
-for _name in (
-    *("audit_control", "audit_write", "block_suspend", "chown", "dac_override", "dac_read_search"),
-    *("fowner", "fsetid", "ipc_lock", "ipc_owner", "kill", "lease", "linux_immutable", "mac_admin"),
-    *("mac_override", "mknod", "net_admin", "net_bind_service", "net_broadcast", "net_raw", "setgid"),
-    *("setfcap", "setpcap", "setuid", "sys_admin", "sys_boot", "sys_chroot", "sys_module", "sys_nice"),
-    *("sys_pacct", "sys_ptrace", "sys_rawio", "sys_resource", "sys_time", "sys_tty_config", "syslog"),
-    "wake_alarm",
-):
-    ContainerCapabilities.schema.add(cast(Field[object], OnOff("@state")), (_name,))
+    @classmethod
+    def make_schema(cls) -> Schema:
+        switches: list[Field[Any]] = [OnOff(f"{name}/@state") for name in cls.names]
+        return Schema.of([*cls.fields.values(), *switches])
 
 
 class Features(Item):

@@ -9,7 +9,7 @@ from qemushim.command.option import Option, Value
 from qemushim.devices.membackend import Memory, backend_options, backing_of, hugepage_path, is_needed
 from qemushim.devices.memory import MemoryDevice
 from qemushim.document.fields import Choice, KibUnit, Many, NumberSet, SizeAttribute, Switch, Unsigned
-from qemushim.document.item import Item
+from qemushim.document.item import Item, Schema
 from qemushim.document.units import format_set, parse_set
 from qemushim.errors import error
 from qemushim.machine.interconnect import (
@@ -64,8 +64,11 @@ class Numa(Item):
     latencies = Many("interconnects/latency", Latency)
     bandwidths = Many("interconnects/bandwidth", Bandwidth)
 
-
-Numa.schema.children["interconnects"].own.mixed = True
+    @classmethod
+    def make_schema(cls) -> Schema:
+        schema = super().make_schema()
+        schema.children["interconnects"].own.mixed = True
+        return schema
 
 
 class MemNode(Item):

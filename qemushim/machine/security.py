@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from qemushim.command.option import Option, Value
 from qemushim.document.fields import Choice, Hex, Many, OnOff, Switch, Text, Unsigned
@@ -59,10 +59,16 @@ class LaunchSecurity(Item):
     id_block = Text("idBlock")
     id_auth = Text("idAuth")
     host_data = Text("hostData")
+    _schemas: ClassVar[dict[str, Schema]] = {}
 
     @classmethod
     def schema_for(cls, node: Node) -> Schema:
-        return _SCHEMAS.get(node.attrib.get("type", ""), cls.schema)
+        kind = node.attrib.get("type", "")
+        found = cls._schemas.get(kind)
+        if found is None:
+            names = _FIELDS.get(kind, tuple(cls.fields))
+            found = cls._schemas[kind] = Schema.of(cls.fields[name] for name in names)
+        return found
 
     def firmware_features(self) -> tuple[str, ...]:
         """What the firmware must be able to do."""
@@ -89,17 +95,6 @@ _FIELDS = {
     ),
     "s390-pv": ("type",),
 }
-
-
-def _schema(names: tuple[str, ...]) -> Schema:
-    schema = Schema()
-    for name in names:
-        field = LaunchSecurity.fields[name]
-        schema.add(field, field.steps)
-    return schema
-
-
-_SCHEMAS = {kind: _schema(names) for kind, names in _FIELDS.items()}
 
 
 # -- defaults -----------------------------------------------------------------------------------
