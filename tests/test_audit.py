@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,26 @@ def test_map_raises_what_the_work_raises() -> None:
         batch.map(fail, range(20), executor=executor)
     with pytest.raises(ValueError, match="0"):
         batch.map(fail, [0])
+
+
+def test_each_takes_as_much_as_it_has_given() -> None:
+    taken: list[int] = []
+
+    def stream() -> Iterator[int]:
+        for number in count():
+            taken.append(number)
+            yield number
+
+    results = batch.each(square, stream(), workers=2, chunk=3)
+    assert [next(results) for _ in range(100)] == [number * number for number in range(100)]
+    # of a stream without end there is never more under way than what the workers are about to do
+    assert len(taken) <= 100 + 3 * (batch.AHEAD + 1)
+    results.close()
+    assert list(batch.each(square, range(10), workers=1)) == batch.map(square, range(10), workers=1)
+    with ThreadPoolExecutor(2) as executor:
+        assert list(batch.each(square, range(10), executor=executor, chunk=3))[-1] == 81
+        with pytest.raises(ValueError, match="0"):
+            next(batch.each(fail, range(20), executor=executor))
 
 
 def test_on_a_dask_cluster() -> None:

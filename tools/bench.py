@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import resource
@@ -24,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -31,6 +31,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from qemushim import batch
 from qemushim.emulator import bundled, snapshot
 from qemushim.emulator.model import Emulator
 from qemushim.errors import ShimError
@@ -203,7 +204,7 @@ class Bench:
     def virt(self) -> str:
         return self.daemon.virt if self.daemon is not None else "kvm"
 
-    def native(self, text: str) -> object:
+    def native(self, text: str) -> list[str]:
         """Our side of ``virConnectDomainXMLToNative``."""
         return Guest.from_xml(text).command(self.emulator, self.host, export=self.daemon is not None).argv
 
@@ -358,39 +359,54 @@ def _resident() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def _share(job: tuple[argparse.Namespace, str, int, int]) -> tuple[float, float]:
-    """Every second document of the fleet, on one side; memory after a tenth, and at the end."""
-    options, side, start, step = job
-    early = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        bench = make_bench(options, folder)
-        make: Callable[[str], object] = bench.native
-        if side == "theirs" and bench.daemon is not None:
-            make = bench.daemon.native
-        for number in range(start, options.fleet, step):
-            make(documents.fleet_guest(number, bench.virt))
-            if number <= options.fleet // 10:
-                early = _resident()
-    return early, _resident()
+#: what the processes of a fleet have from the one that they are made from
+_fleet: Bench | None = None
+
+
+def _ours(text: str) -> tuple[int, float]:
+    """One document on our side: the number of arguments, and the memory of the process."""
+    assert _fleet is not None
+    return len(_fleet.native(text)), _resident()
+
+
+@cache
+def _own_daemon(_process: int, uri: str) -> Daemon:
+    """A connection for each process."""
+    return Daemon(uri)
+
+
+def _theirs(text: str) -> tuple[int, float]:
+    """One document on the other side."""
+    assert _fleet is not None
+    return len(_own_daemon(os.getpid(), _fleet.options.libvirt).native(text).split()), 0.0
+
+
+def _whole_fleet(
+    bench: Bench, make: Callable[[int, str], str], work: Callable[[str], tuple[int, float]]
+) -> Row:
+    """Both processes start, make every command line, and hand back what they made."""
+    memory = []
+    start = time.perf_counter()
+    stream = (make(number, bench.virt) for number in range(bench.options.fleet))
+    for _, resident in batch.each(work, stream, workers=2):
+        memory.append(resident)
+    sample = Sample([(time.perf_counter() - start) * 1000])
+    early = max(memory[: len(memory) // 10], default=0.0)
+    return Row(
+        "", "≤ 0.25", sample, note=f"memory {early:.1f} → {max(memory, default=0.0):.1f} MiB a process"
+    )
 
 
 def fleet(bench: Bench) -> Iterator[Row]:
     """Many documents, two processes on each side."""
-    sides = ("ours", "theirs") if bench.daemon is not None else ("ours",)
-    samples: dict[str, Sample] = {}
-    note = ""
-    context = multiprocessing.get_context("spawn")
-    for side in sides:
-        with context.Pool(2) as pool:
-            pool.map(abs, (1, 2))
-            start = time.perf_counter()
-            shares = pool.map(_share, [(bench.options, side, n, 2) for n in range(2)], chunksize=1)
-            samples[side] = Sample([(time.perf_counter() - start) * 1000])
-        if side == "ours":
-            early, late = (max(share[at] for share in shares) for at in range(2))
-            note = f"memory {early:.1f} → {late:.1f} MiB a process"
-    name = f"a fleet of {bench.options.fleet}, two processes"
-    yield Row(name, "≤ 0.25", samples["ours"], samples.get("theirs"), note=note)
+    global _fleet
+    _fleet = bench
+    for what, make in (("installed guests", documents.fleet_guest), ("bare guests", documents.bare_guest)):
+        row = _whole_fleet(bench, make, _ours)
+        row.name = f"a fleet of {bench.options.fleet} {what}, two processes"
+        if bench.daemon is not None:
+            row.theirs = _whole_fleet(bench, make, _theirs).ours
+        yield row
 
 
 # -- the whole -------------------------------------------------------------------------------------

@@ -41,11 +41,11 @@ def letters(number: int) -> str:
     return text
 
 
-def _disk(number: int, prefix: str, bus: str) -> str:
+def _disk(number: int, prefix: str, bus: str, folder: str = "") -> str:
     name = prefix + letters(number)
     return (
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
-        f"<source file='/var/lib/libvirt/images/{name}.qcow2'/><target dev='{name}' bus='{bus}'/></disk>"
+        f"<source file='/var/lib/libvirt/images/{folder}{name}.qcow2'/><target dev='{name}' bus='{bus}'/></disk>"
     )
 
 
@@ -108,7 +108,68 @@ def installed(virt: str) -> list[str]:
     ]  # fmt: skip
 
 
+_INSTALLED = """\
+<domain type='{virt}'>
+  <name>guest-{number}</name>
+  <uuid>7d0c1a3e-6f5d-4a0b-8c53-{number:012x}</uuid>
+  <metadata>
+    <os:libosinfo xmlns:os="http://libosinfo.org/xmlns/libvirt/domain/1.0">
+      <os:os id="http://debian.org/debian/12"/>
+    </os:libosinfo>
+  </metadata>
+  <memory unit='KiB'>{memory}</memory>
+  <currentMemory unit='KiB'>{memory}</currentMemory>
+  <vcpu>{cpus}</vcpu>
+  <os><type arch='x86_64' machine='{machine}'>hvm</type><boot dev='hd'/></os>
+  <features><acpi/><apic/></features>
+  <cpu mode='{cpu}'/>
+  <clock offset='utc'>
+    <timer name='rtc' tickpolicy='catchup'/>
+    <timer name='pit' tickpolicy='delay'/>
+    <timer name='hpet' present='no'/>
+  </clock>
+  <pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm>
+  <devices>
+    {disks}
+    <controller type='usb' model='qemu-xhci' ports='15'/>
+    {ports}
+    <interface type='network'>
+      <source network='default'/><mac address='52:54:00:{mac}'/><model type='virtio'/>
+    </interface>
+    <console type='pty'/>
+    <channel type='unix'><source mode='bind'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <input type='tablet' bus='usb'/>
+    <graphics type='vnc' port='-1'/>
+    <video><model type='virtio'/></video>
+    <memballoon model='virtio'/>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+  </devices>
+</domain>
+"""
+#: the root ports that an installer adds for devices plugged in later
+_PORTS = "<controller type='pci' model='pcie-root'/>" + 14 * "<controller type='pci' model='pcie-root-port'/>"
+
+
 def fleet_guest(number: int, virt: str) -> str:
-    """One of many guests, which differ in name, UUID and number of disks."""
+    """One of many guests as ``virt-install --import`` writes them, no two the same.
+
+    Three of four are q35 guests, the others pc; every second names the CPU model ``host-model``; one to three disks.
+    """
+    q35 = number % 4 < 3
+    return _INSTALLED.format(
+        virt=virt,
+        number=number,
+        machine="q35" if q35 else "pc",
+        cpu=("host-passthrough", "host-model")[number % 2],
+        memory=(1 + number % 5) * 2**20,
+        cpus=1 + number % 8,
+        mac=":".join(f"{number >> shift & 0xFF:02x}" for shift in (16, 8, 0)),
+        disks="".join(_disk(n, "vd", "virtio", f"guest-{number}/") for n in range(1 + number % 3)),
+        ports=_PORTS if q35 else "",
+    )
+
+
+def bare_guest(number: int, virt: str) -> str:
+    """One of many guests that have disks and nothing else."""
     disks = [_disk(n, "vd", "virtio") for n in range(1 + number % 4)]
     return domain(f"guest-{number}", disks, virt=virt, number=number)
