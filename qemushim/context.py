@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -216,7 +216,7 @@ class Build(Context):
     def secret(self, alias: str, plain: bytes, source: Node | None = None) -> Option:
         """A secret object, encrypted with the guest's master key; in the clear for a QEMU that is run by hand."""
         if self.alone:
-            text = base64.b64encode(plain).decode()
+            text = _base64(plain)
             clear = {"qom-type": "secret", "id": alias, "data": text, "format": "base64"}
             return self.object(clear, source, "a secret, in the clear")
         if not self.emulator.has_object("secret"):
@@ -227,7 +227,7 @@ class Build(Context):
             "id": alias,
             "data": self.host.encrypt(plain, iv),
             "keyid": "masterKey0",
-            "iv": base64.b64encode(iv).decode(),
+            "iv": _base64(iv),
             "format": "base64",
         }
         return self.object(properties, source, "a secret, encrypted with the guest's master key")
@@ -260,6 +260,10 @@ class Build(Context):
             self.notes[purpose] = make()
         found: T = self.notes[purpose]
         return found
+
+
+def _base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode()
 
 
 def _read_overrides(domain: Domain) -> dict[str, list[Node]]:

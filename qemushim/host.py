@@ -4,7 +4,7 @@ Nothing else in the core knows the host: a dry run passes ``Host.nominal()`` (th
 ``Host.local()``.  All sizes are KiB unless a name says otherwise.
 """
 
-from __future__ import annotations
+# types are given as they are: a NamedTuple compiles each that is text, and here are a hundred fields
 
 import binascii
 from collections.abc import Callable, Mapping
@@ -319,13 +319,13 @@ class Host(NamedTuple):
     qemu_rdp: bool = True
 
     @classmethod
-    def local(cls) -> Host:
+    def local(cls) -> "Host":
         """This machine: its paths, pages, nodes, firmware, devices, clock (reads /proc, /sys, libvirt's files)."""
         found: Host = import_module("qemushim.local").local_host(cls.nominal())
         return found
 
     @classmethod
-    def nominal(cls, arch: str = "x86_64") -> Host:
+    def nominal(cls, arch: str = "x86_64") -> "Host":
         """A host that is the same everywhere, for dry runs: ordinary paths, one NUMA node, 2 MiB and 1 GiB pages.
 
         What a document names is taken to be there: a network is a tap, a volume a file, a secret a placeholder, and

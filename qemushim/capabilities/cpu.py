@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from qemushim.board import PPC64, S390, X86
 from qemushim.capabilities.layout import add_enum, add_supported, yes_no
@@ -10,8 +11,11 @@ from qemushim.context import Context
 from qemushim.document.node import Node
 from qemushim.emulator.model import CpuModel
 from qemushim.machine.cpuhost import cpu_map, host_cpus
-from qemushim.machine.cpumap import FROM_QEMU, CpuMap
+from qemushim.machine.cpunames import FROM_QEMU
 from qemushim.machine.cpustart import has_mode
+
+if TYPE_CHECKING:
+    from qemushim.machine.cpumap import CpuMap
 
 #: QEMU's model of this host, which is asked for by mode and not by name
 _HOST = "host"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: what messages call standard input
 STDIN = "<stdin>"
+#: columns of what is no terminal
+_COLUMNS = 80
 
 
 def run(name: str, module: ModuleType, words: list[str]) -> int:
@@ -26,7 +28,7 @@ def run(name: str, module: ModuleType, words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"qemushim {name}",
         description=module.__doc__ or SUBCOMMANDS[name][1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=help_formatter,
     )
     module.add_arguments(parser)
     options = parser.parse_args(words)
@@ -46,6 +48,26 @@ def run(name: str, module: ModuleType, words: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def help_formatter(prog: str) -> argparse.HelpFormatter:
+    """Help with the lines of its texts as they are, as wide as the terminal.
+
+    Every argument that is added makes a formatter.  One that is told its width does not load shutil, and with it
+    whatever Python can unpack.
+    """
+    return argparse.RawDescriptionHelpFormatter(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """How wide the terminal is."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS
 
 
 def complaint(problem: ShimError) -> str:

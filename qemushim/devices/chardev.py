@@ -5,7 +5,6 @@ https://libvirt.org/formatdomain.html#consoles-serial-parallel-channel-devices
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from qemushim.devices.placement import address_properties
 from qemushim.document.fields import Choice, One, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
-from qemushim.document.units import parse_unsigned
+from qemushim.document.units import ip_version, parse_unsigned
 from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
@@ -405,7 +404,7 @@ def _check_forward(target: ChannelTarget) -> None:
     if address is None:
         raise error.xml("guestfwd channel does not define a target address", target.node)
     try:
-        version = ipaddress.ip_address(address).version
+        version = ip_version(address)
     except ValueError:
         raise error.xml(f"{address} is not a valid address", target.node) from None
     if version != 4:

@@ -5,7 +5,6 @@ https://libvirt.org/formatdomain.html#network-interfaces
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.document.fields import Choice, Field, Integer, Long, Many, One, OnOff, Switch, Text, Unsigned
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
+from qemushim.document.units import ip_version
 from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
@@ -512,7 +512,7 @@ def _board_model(board: Board) -> str:
 
 def _complete_ip(ip: Ip) -> None:
     """The family follows from the address."""
-    ip.family = f"ipv{ipaddress.ip_address(ip.address or '').version}"
+    ip.family = f"ipv{ip_version(ip.address or '')}"
     if not ip.prefix:
         ip.node.drop("prefix")
 

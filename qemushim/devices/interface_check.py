@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING
 
 from qemushim.document.node import Node
+from qemushim.document.units import ip_version
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _check_socket(source: Node) -> None:
 
 def _check_ip(ip: Ip) -> None:
     try:
-        version = ipaddress.ip_address(ip.address or "").version
+        version = ip_version(ip.address or "")
     except ValueError:
         raise error.xml(f"Invalid IP address '{ip.address or ''}' in <ip>", ip.node) from None
     if ip.family is not None and ip.family != f"ipv{version}":

@@ -45,6 +45,14 @@ def to_kib(value: str, unit: str | None = None, default: str = "KiB") -> int:
     return -(-to_bytes(value, unit, default) // 1024)
 
 
+def ip_version(address: str) -> int:
+    """4 or 6.  Raises ``ValueError`` for what is no IP address."""
+    # few documents have one, and the module is a large one
+    from ipaddress import ip_address
+
+    return ip_address(address).version
+
+
 #: more digits than any 64-bit number has: refused before int() takes its time
 _MAX_DIGITS = 24
 

@@ -28,7 +28,7 @@ _FORKS = r"(?P<fork>(?:qemu-)?kvm-)?"
 _NUMBER = r"(?P<number>\d+(?:\.\d+)*)(?P<tag>-rc\d+|-rhel\d+(?:-beta)?)?"
 _PLACE = r"(?:-(?P<arch>[a-z][a-z0-9_]*))?(?:\+(?P<variant>[a-z][a-z0-9_]*))?"
 _NAME = re.compile(_FORKS + _NUMBER + _PLACE)
-_LATEST = re.compile("latest" + _PLACE)
+_LATEST = "latest" + _PLACE
 
 
 #: takes a line for the user
@@ -273,7 +273,7 @@ def _bundled(spec: str, arch: str, say: Say = _silent) -> Emulator | None:
     entries = _entries()
     if spec in entries and not entries[spec].classic:
         return _load(spec)
-    latest = _LATEST.fullmatch(spec)
+    latest = re.fullmatch(_LATEST, spec)
     nearest = spec.startswith("~") and not spec.startswith("~/")
     match = latest or _NAME.fullmatch(spec[1:] if nearest else spec)
     if match is None:

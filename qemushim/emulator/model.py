@@ -4,7 +4,7 @@ Two kinds of binary, two ways to a command line: one that is known by its help t
 *classic* way, one that was asked over QMP takes the *main* way.
 """
 
-from __future__ import annotations
+# types are given as they are: a NamedTuple compiles each that is text, and here are a hundred fields
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -154,7 +154,7 @@ class Emulator(Facts):
         devices_text: str = "",
         binary: str = "",
         rules: Literal["1.0.0", "0.8.0"] = "1.0.0",
-    ) -> Emulator:
+    ) -> "Emulator":
         """A classic binary from what it prints for ``-help``, ``-M ?`` and ``-device ?``.
 
         ``rules`` names the libvirt release whose reading of the text is wanted.  Raises ``EmulatorError``.
@@ -166,21 +166,21 @@ class Emulator(Facts):
         )
 
     @classmethod
-    def from_qmp(cls, text: str, *, binary: str = "", variant: str = "") -> Emulator:
+    def from_qmp(cls, text: str, *, binary: str = "", variant: str = "") -> "Emulator":
         """A binary from a recorded QMP conversation, commands and replies in turn; or ``EmulatorError``."""
         from qemushim.emulator.qmp import from_qmp
 
         return from_qmp(text, binary=binary, variant=variant)
 
     @classmethod
-    def recorded(cls, version: str, arch: str = "x86_64") -> Emulator:
+    def recorded(cls, version: str, arch: str = "x86_64") -> "Emulator":
         """A binary that comes with this package, such as ``"7.2.0"`` for ``"ppc"``; or ``EmulatorError``."""
         from qemushim.emulator.bundled import recorded
 
         return recorded(version, arch)
 
     @classmethod
-    def probe(cls, path: str, *, refresh: bool = False) -> Emulator:
+    def probe(cls, path: str, *, refresh: bool = False) -> "Emulator":
         """An installed binary: from the user's cache, or started and asked.  Raises ``EmulatorError``.
 
         ``refresh`` asks again even where the cache knows it.
@@ -265,10 +265,10 @@ class Emulator(Facts):
 
     # -- variations (tests, dry runs of “what if”) -----------------------------------------------------------
 
-    def with_binary(self, path: str) -> Emulator:
+    def with_binary(self, path: str) -> "Emulator":
         return self._replace(binary=path)
 
-    def with_flags(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Emulator:
+    def with_flags(self, add: Iterable[str] = (), remove: Iterable[str] = ()) -> "Emulator":
         """The same with capabilities added or removed, the facts behind them included (``flags.FACTS``)."""
         from qemushim.emulator.flags import change_flags
 

@@ -41,7 +41,7 @@ PASSTHROUGH = ("host-passthrough", "maximum")
 KNOWN = X86 | S390 | PPC64 | ARM | {"riscv64", "loongarch64"}
 _DEFAULT_ALWAYS = X86 | S390 | PPC64
 
-_SVE_LENGTH = re.compile(r"sve[0-9]+")
+_SVE_LENGTH = r"sve[0-9]+"
 
 
 # -- the CPU -----------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def _complete_model(cpu: Cpu) -> None:
 
 def _complete_sve(cpu: Cpu) -> None:
     """ARM's vector lengths (``sve256``) need vectors (``sve``)."""
-    if not any(_SVE_LENGTH.fullmatch(f.name or "") for f in cpu.features):
+    if not any(re.fullmatch(_SVE_LENGTH, f.name or "") for f in cpu.features):
         return
     for feature in cpu.features:
         if feature.name == "sve":

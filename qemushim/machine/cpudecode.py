@@ -6,9 +6,10 @@ The choice must be libvirt's own, so its way of counting is kept, quirk included
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from qemushim.machine.cpumap import Model, X86Map
+if TYPE_CHECKING:
+    from qemushim.machine.cpumap import Model, X86Map
 
 #: (family, model) of Intel CPUs whose transactional memory is broken, and below which stepping
 _BROKEN_TSX = {(6, 60): 16, (6, 63): 4, (6, 69): 16, (6, 70): 16}

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from qemushim.emulator.model import Accelerator, CpuModel, HostCpu
 from qemushim.host import CpuDefinition, Host
 from qemushim.machine.cpudecode import CpuData, Described, decode
-from qemushim.machine.cpumap import FROM_QEMU, CpuMap, X86Map
+from qemushim.machine.cpunames import FROM_QEMU
 
 if TYPE_CHECKING:
     from qemushim.context import Context
+    from qemushim.machine.cpumap import CpuMap, X86Map
 
 #: guest architecture → architectures of hosts that run it natively, beside its own
 _NATIVE = {

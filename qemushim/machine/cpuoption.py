@@ -9,7 +9,7 @@ from qemushim.command.option import Option
 from qemushim.document.units import parse_integer
 from qemushim.errors import error
 from qemushim.machine.cpuhost import expansion_names
-from qemushim.machine.cpumap import TO_QEMU
+from qemushim.machine.cpunames import TO_QEMU
 
 if TYPE_CHECKING:
     from qemushim.context import Build

@@ -12,11 +12,12 @@ from qemushim.emulator.model import Accelerator
 from qemushim.errors import error
 from qemushim.machine.cpudecode import CpuData, Described, decode
 from qemushim.machine.cpuhost import NEVER_PASSED, HostCpus, cpu_map, host_cpus, is_native, models_of
-from qemushim.machine.cpumap import FROM_QEMU, CpuMap, X86Map
+from qemushim.machine.cpunames import FROM_QEMU
 
 if TYPE_CHECKING:
     from qemushim.context import Context, Define
     from qemushim.machine.cpu import Cpu
+    from qemushim.machine.cpumap import CpuMap, X86Map
 
 #: POWER models by the names that old definitions have
 _LEGACY_PPC64 = {

@@ -1,0 +1,112 @@
+"""Reading libvirt's ``cpu_map`` files into the plain data that a ``CpuMap`` is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qemushim.document.node import Node
+from qemushim.document.parse import parse
+from qemushim.errors import ConfigError
+
+#: attributes of ``<cpuid>`` and ``<msr>`` that hold a mask
+_REGISTERS = ("eax", "ebx", "ecx", "edx")
+
+
+def read(files: Mapping[str, str]) -> dict[str, Any]:
+    """What the files say: file name → XML text, ``index.xml`` among them.  Raises ``ConfigError``."""
+    return _Reader(files).data()
+
+
+class _Reader:
+    """``index.xml`` and what it includes, as plain data."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self.files = files
+
+    def data(self) -> dict[str, Any]:
+        found = {}
+        for arch in self.open("index.xml").all("arch"):
+            elements = list(self.elements(arch))
+            found[arch.get("name") or ""] = {
+                "vendors": {
+                    _name(e): e.get("string") or e.get("value") for e in elements if e.tag == "vendor"
+                },
+                "features": [_feature(e) for e in elements if e.tag == "feature"],
+                "models": [_model(e) for e in elements if e.tag == "model"],
+            }
+        return found
+
+    def open(self, name: str) -> Node:
+        if name not in self.files:
+            raise ConfigError(f"CPU map: no file {name}", file=name)
+        return parse(self.files[name], name)
+
+    def elements(self, parent: Node) -> Iterator[Node]:
+        """Vendors, features and models below an element, included files in their place."""
+        for node in parent.children:
+            if node.tag == "include":
+                yield from self.elements(self.open(node.get("filename") or ""))
+            elif node.tag == "group":
+                yield from self.elements(node)
+            elif node.tag in ("vendor", "feature", "model"):
+                yield node
+
+
+def _name(node: Node) -> str:
+    return node.get("name") or ""
+
+
+def _feature(node: Node) -> dict[str, Any]:
+    item: dict[str, Any] = {"name": _name(node)}
+    bits = []
+    for part in node.children:
+        if part.tag == "cpuid":
+            where = f"{_number(part, 'eax_in'):x}.{_number(part, 'ecx_in'):x}"
+        elif part.tag == "msr":
+            where = f"m{_number(part, 'index'):x}"
+        else:
+            continue
+        bits += [(f"{where}.{r}", _number(part, r)) for r in _REGISTERS if _number(part, r)]
+    if bits:
+        item["bits"] = bits
+    if node.get("migratable") == "no":
+        item["stays"] = True
+    return item
+
+
+def _model(node: Node) -> dict[str, Any]:
+    item: dict[str, Any] = {"name": _name(node)}
+    for key, tag in (("base", "model"), ("vendor", "vendor")):
+        child = node.child(tag)
+        if child is not None:
+            item[key] = _name(child)
+    decode = node.child("decode")
+    if decode is not None:
+        item.update({side: False for side in ("host", "guest") if decode.get(side) == "off"})
+    if node.value("check/@partial") == "compat":
+        item["compare"] = True
+    signatures = [
+        (_number(s, "family"), _number(s, "model"), _steppings(s.get("stepping") or ""))
+        for s in node.all("signature")
+    ]
+    pvr = [(_number(p, "value"), _number(p, "mask", 0xFFFFFFFF)) for p in node.all("pvr")]
+    features: dict[str, list[str]] = {}
+    for child in node.all("feature"):
+        kind = next((k for k in ("removed", "added") if child.get(k) == "yes"), "features")
+        features.setdefault(kind, []).append(_name(child))
+    item.update({key: value for key, value in (("signatures", signatures), ("pvr", pvr)) if value})
+    return {**item, **features}
+
+
+def _number(node: Node, name: str, default: int = 0) -> int:
+    return int(node.get(name) or str(default), 0)
+
+
+def _steppings(text: str) -> list[int]:
+    """``0-4`` or ``3,7`` → numbers; nothing for any."""
+    found: list[int] = []
+    for part in filter(None, text.split(",")):
+        low, _, high = part.partition("-")
+        found += range(int(low), int(high or low) + 1)
+    return found
