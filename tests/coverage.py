@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qemushim.document.fields import Choice, Field, KibUnit
+from qemushim.document.fields import Choice, Field
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
+from qemushim.document.sizes import KibUnit
 from qemushim.machine.domain import Domain
 from tests.goldens import GOLDEN, cases
 

@@ -377,11 +377,12 @@ def test_tls_by_the_document_or_by_the_host() -> None:
 
 
 def test_reservations() -> None:
-    managed = disk("<source dev='/x'><reservations managed='yes'/></source>", kind="block")
+    managed = disk("<source dev='/x'><reservations managed='yes'/></source>", kind="block", target="sda")
+    managed = managed.replace("<disk ", "<disk device='lun' ")
     own = managed.replace(
         "<reservations managed='yes'/>",
         "<reservations managed='no'><source type='unix' path='/p' mode='client'/></reservations>",
-    ).replace("vda", "vdb")
+    ).replace("sda", "sdb")
     helpers = objects(managed + own, "pr-manager-helper")
     assert [helper["id"] for helper in helpers] == ["pr-helper0", "pr-helper-libvirt-1-storage"]
     assert [node["pr-manager"] for node in nodes(managed + own)] == [helper["id"] for helper in helpers]
@@ -401,7 +402,7 @@ REFUSED = [
         network("sheepdog", "a", SERVER),
         f"{U}'sheepdog' protocol is no longer supported by any hypervisor driver",
     ),
-    (network("http", "", SERVER), "XML error: missing name for disk source"),
+    (network("http", "", SERVER).replace("name='' ", ""), "XML error: missing name for disk source"),
     (network("rbd", "p", SERVER), "XML error: can't split path 'p' into pool name and image name"),
     (network("nbd", "p", "<host transport='unix'/>"), "XML error: missing socket for unix transport"),
     (

@@ -384,7 +384,7 @@ U = "unsupported configuration: "
 PLACE = "controller='0' bus='0' target='0' unit='0'"
 
 REFUSED = [
-    (disk("", SOURCE), "missing target information for device /a.img"),
+    (disk("", SOURCE), "XML error: Unknown disk name '' and no address specified"),
     (
         disk("vda", SOURCE, "type='file' device='lun'"),
         f"{U}disk device='lun' is only valid for block type disk source",
@@ -427,11 +427,11 @@ REFUSED = [
     ),
     (
         disk("hda", SOURCE + "<driver queues='3'/>"),
-        f"{U}queues attribute in disk driver element is only supported by virtio-blk",
+        f"{U}queues attribute in disk driver element is only supported for virtio bus",
     ),
     (
         disk("vda", SOURCE + "<driver type='nonsense'/>"),
-        "XML error: Invalid value for attribute 'type' in element 'driver': 'nonsense'.",
+        f"{U}unknown driver format value 'nonsense'",
     ),
 ]
 

@@ -7,22 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemushim.document import parse as parsing
-from qemushim.document.fields import (
-    Choice,
-    Hex,
-    Integer,
-    Many,
-    One,
-    OnOff,
-    Present,
-    Size,
-    Switch,
-    Text,
-    Unsigned,
-)
+from qemushim.document.fields import Choice, Hex, Integer, Many, One, OnOff, Present, Switch, Text, Unsigned
 from qemushim.document.item import Item, Tail, check
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
+from qemushim.document.sizes import Size
 from qemushim.document.units import format_set, parse_integer, parse_set, to_kib
 from qemushim.document.writer import escape, keep, write
 from qemushim.errors import ConfigError

@@ -118,7 +118,7 @@ def test_a_topology_fits_or_is_refused(numbers: list[int]) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("<vcpu>many</vcpu>", "XML error: Invalid value for element 'vcpu': 'many'"),
+        ("<vcpu>many</vcpu>", "XML error: maximum vcpus count must be an integer"),
         (
             "<vcpu current='3'>2</vcpu>",
             "unsupported configuration: maximum vCPU count must not be less than current vCPU count",

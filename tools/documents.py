@@ -14,20 +14,11 @@ from random import Random
 from typing import Any
 
 from qemushim.devices import BY_TAG
-from qemushim.document.fields import (
-    Choice,
-    Field,
-    Hex,
-    Integer,
-    NumberSet,
-    Size,
-    SizeAttribute,
-    Switch,
-    Unsigned,
-)
+from qemushim.document.fields import Choice, Field, Hex, Integer, NumberSet, Switch, Unsigned
 from qemushim.document.item import Child, Schema
 from qemushim.document.node import COMMENT, Node
 from qemushim.document.parse import parse
+from qemushim.document.sizes import Size, SizeAttribute
 from qemushim.document.writer import keep
 from qemushim.emulator.bundled import find
 from qemushim.emulator.model import Emulator

@@ -43,7 +43,11 @@ MEMORY = 4 << 30
 
 
 #: what libvirt too accepts at first, and refuses in its own definition
-UNREADABLE = ("number of ISA serial ports", "already allocated", "ISA serial target port")
+UNREADABLE = (
+    *("number of ISA serial ports", "already allocated", "ISA serial target port"),
+    # a volume that names no pool is written without its source
+    "missing source information for device",
+)
 #: what libvirt starts a guest with and leaves out of the definition, where the disk is on a SCSI bus
 SCSI_REMOVABLE = "removable="
 

@@ -78,7 +78,7 @@ def _join_spapr_vio(device: Device, d: Define) -> None:
     places = occupied_spapr_vio(d)
     node = device.node.child("address")
     if node is not None and node.get("reg") is not None:
-        places.reserve(number(node, "reg"), device)
+        places.reserve(number(node, "reg", base=16), device)
     else:
         place_spapr_vio(places, device)
 

@@ -42,8 +42,8 @@ class CcwPlaces:
     def reserve(self, device: Device) -> None:
         """Take the number that a device gives.  Raises ``AddressError`` where it is taken."""
         node = device.node.ensure("address")
-        place = number(node, "ssid") * DEVNO_COUNT + number(node, "devno")
-        self._of(number(node, "cssid", CSSID)).reserve(place, node)
+        place = number(node, "ssid", base=0) * DEVNO_COUNT + number(node, "devno", base=0)
+        self._of(number(node, "cssid", CSSID, base=0)).reserve(place, node)
 
     def next(self, device: Device) -> None:
         """Give a device the lowest free number."""
@@ -57,8 +57,8 @@ class CcwPlaces:
 
     def release(self, device: Device) -> None:
         node = device.node.ensure("address")
-        place = number(node, "ssid") * DEVNO_COUNT + number(node, "devno")
-        self._of(number(node, "cssid", CSSID)).release(place)
+        place = number(node, "ssid", base=0) * DEVNO_COUNT + number(node, "devno", base=0)
+        self._of(number(node, "cssid", CSSID, base=0)).release(place)
 
     def free(self) -> Numbers:
         """The numbers of the virtual channel subsystem."""

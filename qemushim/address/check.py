@@ -49,9 +49,9 @@ def check_addresses(d: Define) -> None:
         if node is None:
             continue
         kind = node.get("type")
-        if kind == "spapr-vio" and number(node, "reg") > LAST:
+        if kind == "spapr-vio" and number(node, "reg", base=16) > LAST:
             raise error.unsupported(
-                f"spapr-vio reg='{number(node, 'reg'):#x}' exceeds maximum possible value ({LAST:#x})",
+                f"spapr-vio reg='{number(node, 'reg', base=16):#x}' exceeds maximum possible value ({LAST:#x})",
                 node,
                 "leave the number out: a free one is found",
             )
@@ -76,7 +76,7 @@ def _check_zpci(device: Device, zpci: Node, d: Define) -> None:
         return
     if not d.emulator.flag("zpci"):
         raise error.unsupported("This QEMU binary doesn't support zPCI", zpci, "leave out <zpci>")
-    uid = number(zpci, "uid")
+    uid = number(zpci, "uid", base=0)
     if not 0 < uid <= _LAST_UID:
         raise error.xml(
             f"Invalid PCI address uid='0x{uid:04x}', must be > 0x0000 and <= 0x{_LAST_UID:x}",

@@ -115,7 +115,7 @@ def host_address(node: Node) -> str:
     if place is None:
         return ""
     domain, bus, slot, function = (
-        parse_unsigned(place.get(part) or "0") for part in ("domain", "bus", "slot", "function")
+        parse_unsigned(place.get(part) or "0", 0) for part in ("domain", "bus", "slot", "function")
     )
     return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
 

@@ -234,7 +234,9 @@ def _supports(device: Device, document: Domain) -> Iterator[Device]:
         return
     kind = address.get("type") or ""
     wanted = _CONTROLLERS.get(kind) or (device.node.value("target/@bus") or "scsi" if kind == "drive" else "")
-    index = _number(address, "bus" if kind in ("pci", "usb") else "controller")
+    index = _number(
+        address, "bus" if kind in ("pci", "usb") else "controller", base=0 if kind == "pci" else 10
+    )
     for controller in document.lists["controller"]:
         own = _number(controller.node, "index")
         # buses are numbered without gaps: with one come all below it
@@ -252,9 +254,9 @@ def _controller_key(controller: Device) -> tuple[str | None, int, str | None]:
     return node.get("type"), _number(node, "index"), node.value("master/@startport")
 
 
-def _number(node: Node, name: str) -> int:
+def _number(node: Node, name: str, base: int = 10) -> int:
     try:
-        return parse_unsigned(node.get(name) or "0")
+        return parse_unsigned(node.get(name) or "0", base)
     except ValueError:
         return -1
 

@@ -87,7 +87,7 @@ def occupied_spapr_vio(d: Define) -> SpaprVioPlaces:
     for device in devices_in_order(d.domain):
         node = device.node.child("address")
         if node is not None and node.get("type") == "spapr-vio" and node.get("reg") is not None:
-            places.reserve(number(node, "reg"), device)
+            places.reserve(number(node, "reg", base=16), device)
     return places
 
 

@@ -49,10 +49,10 @@ def is_shadow(console: Device) -> bool:
     return (console.node.value("target/@type") or "serial") in ("serial", "none")
 
 
-def number(node: Node, name: str, default: int = 0) -> int:
+def number(node: Node, name: str, default: int = 0, base: int = 10) -> int:
     """A number that the element's schema has already found to be one."""
     raw = node.attrib.get(name)
-    return default if raw is None else parse_unsigned(raw)
+    return default if raw is None else parse_unsigned(raw, base)
 
 
 def index_of(controller: Device) -> int:

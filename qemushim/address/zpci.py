@@ -41,13 +41,13 @@ class ZpciIds:
         """
         uid, fid = zpci.get("uid"), zpci.get("fid")
         if uid is not None:
-            self.uids.reserve(number(zpci, "uid"), zpci)
+            self.uids.reserve(number(zpci, "uid", base=0), zpci)
         if fid is not None:
             try:
-                self.fids.reserve(number(zpci, "fid"), zpci)
+                self.fids.reserve(number(zpci, "fid", base=0), zpci)
             except Exception:
                 if uid is not None:
-                    self.uids.release(number(zpci, "uid"))
+                    self.uids.release(number(zpci, "uid", base=0))
                 raise
         self.next(zpci)
 
@@ -67,8 +67,8 @@ class ZpciIds:
             self.next(device.node.ensure("address/zpci"))
 
     def release(self, zpci: Node) -> None:
-        self.uids.release(number(zpci, "uid"))
-        self.fids.release(number(zpci, "fid"))
+        self.uids.release(number(zpci, "uid", base=0))
+        self.fids.release(number(zpci, "fid", base=0))
 
 
 def zpci_devices(d: Define) -> list[Device]:

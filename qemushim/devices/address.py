@@ -34,7 +34,10 @@ class PciAddress(NamedTuple):
 @lru_cache(4096)
 def _pci_place(domain: str, bus: str, slot: str, function: str) -> PciAddress:
     return PciAddress(
-        parse_unsigned(domain), parse_unsigned(bus), parse_unsigned(slot), parse_unsigned(function)
+        parse_unsigned(domain, 0),
+        parse_unsigned(bus, 0),
+        parse_unsigned(slot, 0),
+        parse_unsigned(function, 0),
     )
 
 
@@ -86,14 +89,14 @@ class PciPart(Hex[int]):
         self.message = message
 
     def read(self, raw: str) -> int:
-        number = parse_unsigned(raw)
+        number = parse_unsigned(raw, self.base)
         if number > self.most:
             raise ValueError(raw)
         return number
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
         try:
-            number = parse_unsigned(raw)
+            number = parse_unsigned(raw, self.base)
         except ValueError:
             return super().wrong(raw, place)
         return error.xml(self.message.format(number), place, f"at most {self.most:#x}")
@@ -173,16 +176,10 @@ class Address(Item):
         "isa": ("type", "iobase", "irq"),
         "dimm": ("type", "dimm_slot", "base"),
     }
-    _schemas: ClassVar[dict[str, Schema]] = {}
 
     @classmethod
     def schema_for(cls, node: Node) -> Schema:
-        kind = node.attrib.get("type", "")
-        found = cls._schemas.get(kind)
-        if found is None:
-            names = cls.layouts.get(kind, ("type",))
-            found = cls._schemas[kind] = Schema.of(cls.fields[name] for name in names)
-        return found
+        return cls.only(*cls.layouts.get(node.attrib.get("type", ""), ("type",)))
 
     @property
     def pci(self) -> PciAddress:

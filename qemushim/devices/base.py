@@ -161,8 +161,9 @@ def forbid_virtio_options(device: Item) -> None:
     node = device.node.child("driver")
     for name in ("iommu", "ats", "packed", "page_per_vq") if node is not None else ():
         if node is not None and name in node.attrib:
+            what = name if name == "page_per_vq" else f"{name} driver"
             raise error.unsupported(
-                f"{name} driver option is only supported for virtio devices", node, f"drop {name}="
+                f"{what} option is only supported for virtio devices", node, f"drop {name}="
             )
 
 

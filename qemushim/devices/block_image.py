@@ -335,7 +335,7 @@ def has_backing_property(image: Image) -> bool:
 def prepare_image(image: Image, b: Build) -> None:
     """Settle what depends on the emulator and the host: descriptors, nbdkit, the format node."""
     group = image.source.get("fdgroup") if image.kind == "file" else None
-    if group:
+    if group is not None:
         _pass_descriptors(image, group, b)
     plugin = NBDKIT_PLUGINS.get(image.protocol)
     image.nbdkit = bool(plugin) and b.host.config.storage_use_nbdkit and plugin in b.host.nbdkit

@@ -39,6 +39,10 @@ def storage_properties(image: Image, b: Build) -> Properties:
                 "missing network source protocol type", image.source, f"one of: {', '.join(_PROTOCOLS)}"
             )
         return protocol(image, b)
+    if image.kind not in _KINDS:
+        pool, volume = (image.source.get(name, "(null)") for name in ("pool", "volume"))
+        message = f"storage source pool '{pool}' volume '{volume}' is not translated"
+        raise error.internal(message, image.source, "name the volume's own file or server")
     return _KINDS[image.kind](image, b)
 
 
@@ -50,7 +54,11 @@ def _fd_set(image: Image) -> str:
 
 
 def _file(image: Image, b: Build) -> Properties:
-    path = image.source.get("file" if image.kind == "file" else "dev") or ""
+    place = "file" if image.kind == "file" else "dev"
+    path = image.source.get(place)
+    if not path and image.fd_set < 0:
+        message = "argument key 'filename' must not have null value"
+        raise error.internal(message, image.source, f"{place}='/path'")
     driver = "file" if image.kind == "file" else "host_cdrom" if image.host_cdrom else "host_device"
     return {
         "driver": driver,
@@ -98,12 +106,18 @@ def _port(server: Node, protocol: str) -> str:
 
 def _socket(server: Node, protocol: str) -> Properties:
     """A server as ``SocketAddress``."""
+    if server.get("transport") == "rdma":
+        message = "transport protocol 'rdma' is not yet supported"
+        raise error.internal(message, server, "drop transport=")
     if server.get("transport") == "unix":
         return {"type": "unix", "path": server.get("socket")}
     return {"type": "inet", **_inet(server, protocol)}
 
 
 def _inet(server: Node, protocol: str) -> Properties:
+    if (server.get("transport") or "tcp") != "tcp":
+        message = "only TCP protocol can be converted to InetSocketAddress"
+        raise error.internal(message, server, "drop transport=")
     return {"host": server.get("name"), "port": _port(server, protocol)}
 
 
@@ -165,6 +179,8 @@ def _rbd(image: Image, b: Build) -> Properties:
 def _iscsi(image: Image, b: Build) -> Properties:
     server = _only(image, "iSCSI protocol accepts only one host")
     target, _, lun = _name(image).partition("/")
+    if lun and not (lun.isascii() and lun.isdigit()):
+        raise error.internal(f"cannot parse target for lunStr '{target}'", image.source, "TARGET/NUMBER")
     host = server.get("name") or ""
     if ":" in host:
         host = f"[{host}]"
@@ -172,7 +188,7 @@ def _iscsi(image: Image, b: Build) -> Properties:
         "driver": "iscsi",
         "portal": f"{host}:{server.get('port') or 0}",
         "target": target,
-        "lun": _lun(lun, image),
+        "lun": int(lun or "0"),
         "transport": "tcp",
         "user": _user(image),
         "password-secret": auth_secret(image),
@@ -180,16 +196,8 @@ def _iscsi(image: Image, b: Build) -> Properties:
     }
 
 
-def _lun(text: str, image: Image) -> int:
-    if not text:
-        return 0
-    if not text.isascii() or not text.isdigit():
-        raise error.internal(f"invalid lun '{text}'", image.source, "TARGET/NUMBER")
-    return int(text)
-
-
 def _curl(image: Image, b: Build) -> Properties:
-    server = _only(image, f"{image.protocol} protocol accepts only one host")
+    server = _only(image, f"protocol '{image.protocol}' accepts only one host")
     source = image.source
     host = server.get("name") or ""
     if ":" in host:
@@ -247,6 +255,9 @@ def _number(identity: str | None) -> int | None:
 
 
 def _vxhs(image: Image, b: Build) -> Properties:
+    if not b.emulator.qapi("blockdev-add/arg-type/+vxhs"):
+        message = "VxHS protocol is not supported with this QEMU binary"
+        raise error.unsupported(message, image.source, "QEMU 5.2 dropped it")
     server = _only(image, "VxHS protocol accepts only one host")
     return {
         "driver": "vxhs",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qemushim.command.option import Option
 from qemushim.devices.block_image import Image
 from qemushim.document.node import Node
+from qemushim.errors import error
 
 if TYPE_CHECKING:
     from qemushim.context import Build
@@ -42,9 +43,12 @@ def encryption_secrets(image: Image) -> list[str]:
 
 
 def tls_credentials(image: Image, b: Build) -> str | None:
-    """The TLS credentials of a connection to an NBD or VxHS server."""
+    """The TLS credentials of a connection to an NBD or VxHS server; ``ConfigError`` where another is to have some."""
     default = {"nbd": b.host.config.nbd_tls, "vxhs": b.host.config.vxhs_tls}.get(image.protocol)
     wanted = image.source.get("tls")
+    if default is None and wanted == "yes":
+        message = f"TLS transport is not supported for disk protocol '{image.protocol}'"
+        raise error.unsupported(message, image.source, "drop tls=")
     if default is None or wanted == "no" or (wanted is None and not default):
         return None
     return f"obj{image.storage_node}_tls0"

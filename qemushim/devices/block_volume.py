@@ -31,8 +31,11 @@ def resolve_source(disk: Disk, b: Build) -> tuple[str, Node | None]:
     Raises ``ConfigError`` where the host has no such volume.
     """
     source, kind = disk.node.child("source"), disk.node.attrib.get("type", "file")
-    if kind != "volume" or source is None or not source.get("volume"):
+    if kind != "volume" or source is None:
         return kind, source
+    if source.get("pool") is None:
+        message = "name in virStoragePoolLookupByName must not be NULL"
+        raise error.plain(message, source, "pool='default' volume='disk.img'")
     pool, name = source.get("pool") or "", source.get("volume") or ""
     found = b.host.find_volume(pool, name)
     if found is None:

@@ -21,12 +21,12 @@ from qemushim.document.fields import (
     One,
     OnOff,
     Positive,
-    Size,
     Text,
     Unsigned,
 )
 from qemushim.document.item import Item, Schema, Tail
 from qemushim.document.node import Node
+from qemushim.document.sizes import Size
 from qemushim.document.units import parse_integer
 from qemushim.errors import ConfigError, error
 

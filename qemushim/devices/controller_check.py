@@ -220,7 +220,7 @@ def _check_iothreads(c: Controller, d: Define, threads: list[int]) -> None:
     for thread in threads:
         if thread not in known:
             raise error.unsupported(
-                f"iothread '{thread}' not defined in iothreadid", c.node, "raise <iothreads>"
+                f"controller iothread '{thread}' not defined in iothreadid", c.node, "raise <iothreads>"
             )
 
 

@@ -25,6 +25,7 @@ from qemushim.devices.storage import (
     Source,
 )
 from qemushim.devices.storage_define import (
+    SPLIT_NAMES,
     complete_auth,
     complete_backing,
     complete_encryption,
@@ -32,6 +33,7 @@ from qemushim.devices.storage_define import (
     complete_source,
 )
 from qemushim.document.fields import Choice, Many, One, OnOff, Present, Switch, Text, Unsigned
+from qemushim.document.fields import Positive as FromOne
 from qemushim.document.item import Item
 from qemushim.document.node import Node
 from qemushim.errors import error
@@ -59,14 +61,14 @@ def drive_address_of(bus: str, index: int) -> DriveAddress | None:
 
 class VirtQueue(Item):
     tag = "queue"
-    id = Unsigned("@id", 0)
+    id = Unsigned("@id", 0, required=True)
 
 
 class DiskIothread(Item):
     """``<iothread>``: an I/O thread and the queues that it serves."""
 
     tag = "iothread"
-    id = Unsigned("@id", 0)
+    id = Unsigned("@id", 0, required=True)
     queues = Many("queue", VirtQueue)
 
 
@@ -75,7 +77,7 @@ class DiskDriver(Item):
 
     tag = "driver"
     name_ = Text("@name")
-    format = Choice("@type", (*FORMATS, "aio"))
+    format = Choice("@type", (*FORMATS, "aio")).says("unknown driver format value '{}'")
     cache = Choice("@cache", ("default", "none", "writethrough", "writeback", "directsync", "unsafe"))
     error_policy = Choice("@error_policy", ("default", "stop", "report", "ignore", "enospace"))
     rerror_policy = Choice("@rerror_policy", ("default", "stop", "report", "ignore"))
@@ -84,7 +86,7 @@ class DiskDriver(Item):
     event_idx = OnOff("@event_idx")
     copy_on_read = OnOff("@copy_on_read")
     discard = Choice("@discard", ("unmap", "ignore"))
-    iothread = Unsigned("@iothread")
+    iothread = FromOne("@iothread")
     detect_zeroes = Choice("@detect_zeroes", ("off", "on", "unmap"))
     discard_no_unref = OnOff("@discard_no_unref")
     queues = Positive("@queues")
@@ -93,7 +95,7 @@ class DiskDriver(Item):
     ats = OnOff("@ats")
     packed = OnOff("@packed")
     page_per_vq = OnOff("@page_per_vq")
-    metadata_cache = Unsigned("metadata_cache/max_size")
+    metadata_cache = Unsigned("metadata_cache/max_size").later()
     metadata_cache_unit = Text("metadata_cache/max_size/@unit")
     iothreads = Many("iothreads/iothread", DiskIothread)
 
@@ -166,6 +168,13 @@ class Disk(Device):
         return source.get("name" if self.type == "network" else PLACES.get(self.type, "path")) or ""
 
     @property
+    def shown_path(self) -> str:
+        """The path as messages show it: without the pool that is part of the name."""
+        source = self.source
+        is_split = self.type == "network" and source is not None and source.protocol in SPLIT_NAMES
+        return self.path.partition("/")[2] if is_split else self.path
+
+    @property
     def target_number(self) -> int:
         """The number of the drive by its target's name: ``sda`` is 0."""
         return disk_index(self.target)
@@ -186,20 +195,27 @@ class Disk(Device):
     def complete(self, d: Define) -> None:
         node = self.node
         node.attrib.setdefault("device", "disk")
-        node.attrib.setdefault("type", "file")
         parts = node.first()
+        if parts.get("target", node).get("dev") is None:
+            raise _no_target(self)
+        node.attrib.setdefault("type", "file")
         self._complete_source(parts)
         if self.is_empty:
-            node.set("type", "file")
-            if "source" in parts:
-                # an empty path is no medium, and is not stored
-                parts["source"].drop(*PLACES.values())
+            self._complete_empty(parts.get("source"))
         self._complete_driver(parts.get("driver"))
-        self._complete_target(parts.get("target"))
+        self._complete_target(parts["target"])
         self._complete_small(parts)
         if "iotune" in parts:
             self._share_limits(d)
         self._assign_address(d, parts.get("address"))
+
+    def _complete_empty(self, source: Node | None) -> None:
+        """A drive without a medium; disks have one."""
+        if self.device in ("cdrom", "floppy") and (source is None or self.type not in ("dir", "volume")):
+            self.node.set("type", "file")
+        if source is not None:
+            # an empty path is no medium, and is not stored
+            source.drop(*PLACES.values())
 
     def _complete_source(self, parts: dict[str, Node]) -> None:
         for tag, complete in (("auth", complete_auth), ("encryption", complete_encryption)):
@@ -226,9 +242,7 @@ class Disk(Device):
         if driver.children:
             complete_metadata_cache(driver)
 
-    def _complete_target(self, target: Node | None) -> None:
-        if target is None or not target.get("dev"):
-            raise _no_target(self)
+    def _complete_target(self, target: Node) -> None:
         name = target.attrib["dev"]
         if name.startswith("ioemu:"):
             target.set("dev", name.removeprefix("ioemu:"))
@@ -318,9 +332,9 @@ def _no_target(disk: Disk) -> Exception:
     if disk.type == "volume" and source is not None:
         what = f"pool = '{source.pool}', volume = '{source.volume}'"
     else:
-        what = disk.path
-    device = f" for device {what}" if what else ""
-    return error.plain(f"missing target information{device}", disk.node, "<target dev='vda'/>")
+        what = disk.shown_path
+    device = f" {what}" if what else ""
+    return error.plain(f"missing target information for device{device}", disk.node, "<target dev='vda'/>")
 
 
 def _hostdev_sits_at(d: Define, place: DriveAddress) -> bool:

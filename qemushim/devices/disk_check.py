@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from qemushim.devices.address import drive_place
+from qemushim.devices.address import DriveAddress, drive_place
 from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.devices.storage_check import check_chain
 from qemushim.document.node import Node
@@ -35,12 +35,13 @@ VENDOR_LENGTH = 8
 _VIRTIO_OPTIONS = {
     **{
         name: f"{name} driver option is only supported for virtio devices"
-        for name in ("iommu", "ats", "packed", "page_per_vq")
+        for name in ("iommu", "ats", "packed")
     },
+    "page_per_vq": "page_per_vq option is only supported for virtio devices",
     "ioeventfd": "disk ioeventfd mode supported only for virtio bus",
     "event_idx": "disk event_idx mode supported only for virtio bus",
-    "queues": "queues attribute in disk driver element is only supported by virtio-blk",
-    "queue_size": "queue_size attribute in disk driver element is only supported by virtio-blk",
+    "queues": "queues attribute in disk driver element is only supported for virtio bus",
+    "queue_size": "queue_size attribute in disk driver is only supported for virtio bus",
 }
 #: formats that one image at a time can hold the state of
 _SHAREABLE_FORMATS = frozenset({"raw", "fat"})
@@ -109,8 +110,15 @@ def _vhost_user(disk: Disk, d: Define) -> None:
 
 
 def _passthrough(disk: Disk, d: Define) -> None:
-    if not disk.node.attrib.keys().isdisjoint(("rawio", "sgio")) and disk.device != "lun":
-        raise error.xml("rawio or sgio can be used only with device='lun'", disk.node)
+    for name in ("rawio", "sgio"):
+        if name in disk.node.attrib and disk.device != "lun":
+            raise error.unsupported(f"{name} can be used only with device='lun'", disk.node, f"drop {name}=")
+
+
+def _reservations(disk: Disk, d: Define) -> None:
+    if disk.device != "lun":
+        message = "<reservations/> allowed only for lun devices"
+        raise error.unsupported(message, disk.node, "device='lun', or no <reservations>")
 
 
 def _driver_name(disk: Disk, d: Define) -> None:
@@ -134,6 +142,16 @@ def _copy_on_read(disk: Disk, d: Define) -> None:
         raise error.unsupported(
             f"copy_on_read is not supported with removable disk '{disk.target}'", driver.node
         )
+    if driver.copy_on_read and disk.device == "lun":
+        message = f"copy_on_read is not compatible with 'lun' disk '{disk.target}'"
+        raise error.unsupported(message, driver.node, "drop copy_on_read=")
+    if driver.discard_no_unref:
+        if driver.format != "qcow2":
+            message = "'discard_no_unref' only works with qcow2 disk format"
+            raise error.unsupported(message, driver.node, "type='qcow2', or no discard_no_unref=")
+        if disk.readonly:
+            message = "'discard_no_unref' is not compatible with read-only disk"
+            raise error.unsupported(message, driver.node, "drop discard_no_unref=")
 
 
 def _virtio_options(disk: Disk, d: Define) -> None:
@@ -148,7 +166,9 @@ def _virtio_options(disk: Disk, d: Define) -> None:
         )
     for name, message in _VIRTIO_OPTIONS.items():
         if driver is not None and name in driver.node.attrib:
-            raise error.unsupported(message, driver.node)
+            if name.startswith("queue") and not int(driver.node.attrib[name]):
+                continue  # as good as not given
+            raise error.unsupported(message, driver.node, f"bus='virtio', or no {name}=")
 
 
 def _limits(disk: Disk, d: Define) -> None:
@@ -161,7 +181,12 @@ def _limits(disk: Disk, d: Define) -> None:
             "limit the disk alone, or as a member of groups",
         )
     groups = {group.get("group_name") for group in _group_nodes(d)} if disk.throttle_filters else set()
+    seen: set[str | None] = set()
     for throttle in disk.throttle_filters:
+        if throttle.group in seen:
+            message = f"duplicate filter name '{throttle.group}' found"
+            raise error.xml(message, throttle.node, "name each group once")
+        seen.add(throttle.group)
         if throttle.group not in groups:
             raise error.xml(
                 f"throttle group '{throttle.group or ''}' not found",
@@ -179,26 +204,84 @@ def _group_nodes(d: Define) -> list[dict[str, str | None]]:
     )
 
 
+def _lun_protocol(disk: Disk, d: Define) -> None:
+    source = disk.source
+    if disk.device != "lun" or disk.type != "network" or source is None or source.protocol == "iscsi":
+        return
+    message = f"disk device='lun' is not supported for protocol='{source.protocol}'"
+    raise error.unsupported(message, disk.node, "protocol='iscsi', or device='disk'")
+
+
 def _lun(disk: Disk, d: Define) -> None:
     if disk.device != "lun":
         return
+    if disk.type not in ("block", "network", "volume"):
+        message = "disk device='lun' is only valid for block type disk source"
+        raise error.unsupported(message, disk.node, "type='block', or device='disk'")
+    if disk.driver is not None and disk.driver.format not in (None, "raw"):
+        raise error.unsupported("disk device 'lun' must use 'raw' format", disk.node, "<driver type='raw'/>")
+    if disk.wwn:
+        message = "Setting wwn is not supported for lun device"
+        raise error.unsupported(message, disk.node.child("wwn"), "the device has its own")
+    if disk.vendor or disk.product:
+        message = "Setting vendor or product is not supported for lun device"
+        raise error.unsupported(message, disk.node, "the device has its own")
+
+
+#: what names of disks begin with
+_NAMES = ("hd", "sd", "vd", "xvd", "ubd")
+
+
+def _name(disk: Disk, d: Define) -> None:
+    if disk.device == "floppy":
+        if not disk.target.startswith("fd"):
+            message = f"Invalid floppy device name: {disk.target}"
+            raise error.internal(message, disk.node.child("target"), "fda or fdb")
+    elif disk.device != "cdrom" and not disk.target.startswith(_NAMES):
+        message = f"Invalid harddisk device name: {disk.target}"
+        raise error.internal(message, disk.node.child("target"), "sda, vdb, hdc, …")
+
+
+def _medium(disk: Disk, d: Define) -> None:
+    """A disk is never empty; of a volume it turns out when the pool is asked."""
+    if disk.device == "disk" and (disk.source is None if disk.type == "volume" else disk.is_empty):
+        message = f"missing source information for device {disk.target}"
+        raise error.plain(message, disk.node, "<source> says where the bytes are")
+
+
+def _transient(disk: Disk, d: Define) -> None:
+    problem = ""
+    if disk.is_empty:
+        problem = f"transient disk '{disk.target}' must not be empty"
+    elif disk.readonly:
+        problem = f"transient disk '{disk.target}' must not be read-only"
+    elif disk.type != "file":
+        problem = f"transient disk supported only with 'file' type ({disk.target})"
+    elif disk.device != "disk":
+        problem = f"transient disk supported only with 'disk' device ({disk.target})"
+    if problem:
+        raise error.unsupported(problem, disk.node, "drop <transient/>")
+
+
+def _startup_policy(disk: Disk, d: Define) -> None:
     source = disk.source
-    protocol = source.protocol if source is not None else None
-    if disk.type == "network" and protocol == "iscsi":
+    policy = source.startup_policy if source is not None else None
+    if policy is None or source is None:
         return
-    if disk.type == "volume" and source is not None and source.mode is not None:
-        return
-    if disk.type not in ("block", "volume"):
-        raise error.unsupported(
-            "disk device='lun' is only valid for block type disk source",
-            disk.node,
-            "type='block', or device='disk'",
-        )
+    if disk.type in ("network", "nvme"):
+        message = f"disk startupPolicy '{policy}' is not allowed for disk of '{disk.type}' type"
+        raise error.xml(message, source.node, "drop startupPolicy=")
+    if policy == "requisite" and disk.device not in ("cdrom", "floppy"):
+        message = f"disk startupPolicy '{policy}' is allowed only for cdrom or floppy"
+        raise error.xml(message, source.node, "'mandatory' or 'optional'")
 
 
 def _address(disk: Disk, d: Define) -> None:
     allowed = ADDRESS_TYPES.get(disk.bus)
     kind = disk.address_type
+    address = disk.address
+    if kind == "drive" and address is not None:
+        _check_place(disk, address.drive)
     if allowed is None or not kind or kind in allowed or disk.bus in ("usb", "virtio"):
         return
     raise error.unsupported(
@@ -206,6 +289,19 @@ def _address(disk: Disk, d: Define) -> None:
         disk.node.child("address"),
         f"type='{allowed[0]}'",
     )
+
+
+def _check_place(disk: Disk, place: DriveAddress) -> None:
+    """A place that none of the bus's controllers has."""
+    node = disk.node.child("address")
+    if disk.bus in ("ide", "sata", "fdc") and place.target:
+        message = f"target must be 0 for {disk.bus} controller"
+        raise error.unsupported(message, node, "target='0', and a unit of its own")
+    if disk.bus == "scsi" and place.bus:
+        raise error.internal("SCSI controller only supports 1 bus", node, "bus='0'")
+    if disk.bus == "virtio":
+        message = "virtio disk cannot have an address of type 'drive'"
+        raise error.unsupported(message, node, "drop the <address>")
 
 
 def _target_name(disk: Disk, d: Define) -> None:
@@ -221,22 +317,21 @@ def _target(disk: Disk, d: Define) -> None:
     node = disk.node.child("target")
     bus, device = disk.bus, disk.device
     if disk.tray is not None and device not in ("cdrom", "floppy"):
-        raise error.xml("tray is only valid for cdrom and floppy", node)
-    if disk.removable is not None and bus not in ("usb", "scsi"):
-        raise error.xml("removable is only valid for usb or scsi disks", node)
-    if disk.rotation_rate and bus not in ("scsi", "ide", "sata"):
-        raise error.xml(f"rotation rate is not supported for {bus} disks", node)
+        raise error.unsupported("tray is only valid for cdrom and floppy", node, "drop tray=")
     if device == "floppy" and bus != "fdc":
         raise error.internal(f"Invalid bus type '{bus}' for floppy disk", node, "bus='fdc'")
     if device != "floppy" and bus == "fdc":
         raise error.internal(f"Invalid bus type '{bus}' for disk", node, "device='floppy'")
+    if disk.removable is not None and (bus not in ("usb", "scsi") or device != "disk"):
+        raise error.xml("removable is only valid for usb or scsi disks", node, "drop removable=")
 
 
 def _printable(disk: Disk, d: Define) -> None:
     if disk.wwn is not None:
         digits = disk.wwn.removeprefix("0x")
         if len(digits) != 16 or not all(c in "0123456789abcdefABCDEF" for c in digits):
-            raise error.xml(f"malformed wwn: {disk.wwn}", disk.node.child("wwn"), "16 hexadecimal digits")
+            node = disk.node.ensure("wwn")
+            raise error.internal(f"Malformed wwn: {node.text}", node, "16 hexadecimal digits")
     for what in ("vendor", "product"):
         text = getattr(disk, what)
         if text and not all(" " <= c <= "~" for c in text):
@@ -271,10 +366,18 @@ def _bus(disk: Disk, d: Define) -> None:
             raise error.unsupported("'usb' disk must not be empty", disk.node, "name a <source>")
         if device == "floppy":
             raise error.unsupported("unexpected 'floppy' on bus 'usb'", disk.node)
-    if bus in ("xen", "uml"):
-        raise error.unsupported(f"unsupported disk bus '{bus}' with device setup", disk.node)
-    if device == "cdrom" and bus == "virtio":
-        raise error.unsupported(f"disk type of '{disk.target}' does not support ejectable media", disk.node)
+    if device == "cdrom" and bus in ("virtio", "sd"):
+        message = f"disk type of '{disk.target}' does not support ejectable media"
+        raise error.unsupported(message, disk.node, "bus='sata', 'scsi', 'ide' or 'usb'")
+    if device == "disk" and disk.readonly and bus in ("ide", "sata"):
+        message = f"readonly {bus} disks are not supported"
+        raise error.unsupported(
+            message, disk.node.child("readonly"), "bus='virtio' or 'scsi', or device='cdrom'"
+        )
+    driver = disk.driver
+    if driver is not None and driver.io == "native" and driver.cache not in ("none", "directsync"):
+        message = "io='native' needs either no disk cache or directsync cache mode"
+        raise error.unsupported(message, driver.node, "cache='none'")
     if device == "lun" and bus not in ("scsi", "virtio"):
         raise error.unsupported(f"disk device='lun' is not supported for bus='{bus}'", disk.node)
     if device == "lun" and bus == "virtio" and not d.emulator.flag("virtio-blk-pci.scsi"):
@@ -289,7 +392,8 @@ def _identity(disk: Disk, d: Define) -> None:
     if disk.vendor and disk.bus != "scsi":
         raise error.unsupported("Only scsi disk supports 'vendor'", disk.node.child("vendor"))
     if disk.product and disk.bus not in PRODUCT_LENGTHS:
-        raise error.unsupported("Only scsi, ide and sata disks support 'product'", disk.node.child("product"))
+        message = "Only ide, sata and scsi disk supports 'product'"
+        raise error.unsupported(message, disk.node.child("product"), "drop <product>")
     if disk.vendor and len(disk.vendor) > VENDOR_LENGTH:
         raise error.unsupported(
             f"disk vendor is more than {VENDOR_LENGTH} characters", disk.node.child("vendor")
@@ -302,6 +406,14 @@ def _identity(disk: Disk, d: Define) -> None:
         raise error.unsupported("Only ide and scsi disk support wwn", disk.node.child("wwn"))
     if disk.serial and disk.device == "lun" and disk.bus == "scsi":
         raise error.unsupported("scsi-block 'lun' devices do not support the serial property", disk.node)
+    if disk.rotation_rate:
+        target = disk.node.child("target")
+        if disk.bus not in ("scsi", "ide", "sata"):
+            message = "rotation rate is only valid for SCSI/IDE/SATA bus"
+            raise error.internal(message, target, "drop rotation_rate=")
+        if disk.device != "disk":
+            message = "rotation rate is only valid for disk device"
+            raise error.internal(message, target, "drop rotation_rate=")
 
 
 def _threads(disk: Disk, d: Define) -> None:
@@ -317,7 +429,8 @@ def _threads(disk: Disk, d: Define) -> None:
         )
     numbers = iothread_numbers(d)
     if driver.iothread and not driver.iothreads and driver.iothread not in numbers:
-        raise error.unsupported(f"Disk iothread '{driver.iothread}' not defined in iothreadid", driver.node)
+        message = f"Disk iothread '{driver.iothread}' not defined in iothreadid"
+        raise error.unsupported(message, driver.node, "define it in <iothreadids>")
     if driver.iothreads:
         check_iothread_mapping(driver, numbers, d)
 
@@ -354,9 +467,11 @@ def check_iothread_mapping(driver: DiskDriver, numbers: set[int], d: Define) -> 
         )
     for thread in driver.iothreads:
         if thread.id not in numbers:
-            raise error.unsupported(f"Disk iothread '{thread.id}' not defined in iothreadid", thread.node)
+            message = f"iothread '{thread.id}' not defined in iothreadid"
+            raise error.unsupported(message, thread.node, "define it in <iothreadids>")
         if thread.id in seen:
-            raise error.unsupported(f"Duplicate iothread id '{thread.id}'", thread.node)
+            message = f"duplicate mapping for iothread '{thread.id}'"
+            raise error.unsupported(message, thread.node, "name each thread once")
         seen.add(thread.id)
         for queue in thread.queues:
             if driver.queues and queue.id >= driver.queues:
@@ -364,6 +479,11 @@ def check_iothread_mapping(driver: DiskDriver, numbers: set[int], d: Define) -> 
             if queue.id in taken:
                 raise error.unsupported(f"iothread queue '{queue.id}' is already assigned", queue.node)
             taken.add(queue.id)
+    if any(with_queues):
+        for number in range(driver.queues):
+            if number not in taken:
+                message = f"missing iothread mapping for queue '{number}'"
+                raise error.unsupported(message, driver.node, "say which thread serves it")
 
 
 #: what is said of an image that may be wrong with it
@@ -379,17 +499,23 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("rawio", "sgio"), _passthrough),
     (("model", *_VIRTIO_OPTIONS), _virtio_options),
     (("driver",), _driver_name),
-    (("copy_on_read",), _copy_on_read),
+    (("copy_on_read", "discard_no_unref"), _copy_on_read),
     (("iotune", "throttlefilters"), _limits),
-    (("lun",), _lun),
-    (("fdc", "ide", "sata", "scsi"), _address),
+    ((), _name),
+    (("address",), _address),
     ((), _target_name),
-    (("tray", "removable", "rotation_rate", "floppy", "fdc"), _target),
+    (("tray", "removable", "floppy", "fdc"), _target),
+    ((), _medium),
+    (("transient",), _transient),
+    (("source",), _startup_policy),
+    (("reservations",), _reservations),
     (("product", "vendor", "wwn"), _printable),
+    (("lun",), _lun),
     (_ABOUT_IMAGES, _storage),
+    (("lun",), _lun_protocol),
     (("shareable",), _sharing),
-    (("usb", "xen", "uml", "cdrom", "lun"), _bus),
-    (("product", "serial", "vendor", "wwn"), _identity),
+    (("usb", "cdrom", "lun", "readonly", "io"), _bus),
+    (("product", "serial", "rotation_rate", "vendor", "wwn"), _identity),
     (("iothread", "iothreads"), _threads),
 )
 
@@ -412,7 +538,7 @@ def check_disks_together(d: Define) -> None:
 
 
 def _path(disk: Disk) -> str:
-    return disk.path or "(null)"
+    return disk.shown_path or "<null>"
 
 
 def check_drive_addresses(d: Define) -> None:

@@ -31,6 +31,9 @@ def options_of(disk: Disk, b: Build) -> Iterator[Option]:
     if "transient" in parts and disk.share_backing:
         # the disk is plugged in later, with an overlay of its own
         return
+    if disk.bus in ("uml", "xen"):
+        message = f"unsupported disk bus '{disk.bus}' with device setup"
+        raise error.internal(message, disk.node.child("target"), "a bus of other hypervisors: bus='virtio'")
     nodes = disk_nodes(disk, b)
     if parts["target"].attrib.get("bus") == "sd":
         yield from _sd_options(disk, nodes.image, b)

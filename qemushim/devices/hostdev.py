@@ -68,15 +68,11 @@ class HostdevAddress(HostAddress):
         "device": ("bus_number", "device"),
         "slot": ("domain", "bus", "slot", "function"),
     }
-    _schemas: ClassVar[dict[str, Schema]] = {}
 
     @classmethod
     def schema_for(cls, node: Node) -> Schema:
         kind = next((name for name in cls.layouts if name in node.attrib), "slot")
-        found = cls._schemas.get(kind)
-        if found is None:
-            found = cls._schemas[kind] = Schema.of(cls.fields[name] for name in cls.layouts[kind])
-        return found
+        return cls.only(*cls.layouts[kind])
 
 
 class HostdevSource(Item):

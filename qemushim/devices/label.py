@@ -27,15 +27,17 @@ def complete_labels(source: Node) -> None:
     seen: set[str | None] = set()
     for node in labels:
         label = SourceLabel(node)
-        if len(labels) > 1 and label.model is None:
-            raise error.xml(
-                "missing security model when using multiple labels", node, "say which with model='…'"
-            )
         if label.model in seen:
             raise error.plain(
                 f"seclabel for model {label.model} is already provided", node, "keep one of them"
             )
         seen.add(label.model)
+        if label.label is not None and node.get("relabel") == "no":
+            raise error.xml(
+                f"Cannot specify a label if relabelling is turned off. model={label.model or '(null)'}",
+                node,
+                "drop <label>, or relabel='no'",
+            )
         if label.label is None and node.get("relabel") == "yes":
             raise error.xml(
                 f"Cannot specify relabel if label is missing. model={label.model or ''}",

@@ -12,7 +12,8 @@ from qemushim.command.option import Option, Value
 from qemushim.devices.base import Device
 from qemushim.devices.membackend import Memory, backend_options, wants_prealloc
 from qemushim.devices.placement import address_properties, virtio_driver
-from qemushim.document.fields import Choice, LongHex, NumberSet, Present, Size, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, LongHex, NumberSet, Present, Switch, Text, Unsigned
+from qemushim.document.sizes import Size
 from qemushim.errors import error
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from qemushim.command.option import Option, Value
 from qemushim.devices.base import Device
 from qemushim.devices.placement import address_properties
-from qemushim.document.fields import Choice, Size, Text
+from qemushim.document.fields import Choice, Text
+from qemushim.document.sizes import Size
 from qemushim.errors import error
 
 if TYPE_CHECKING:

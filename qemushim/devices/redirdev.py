@@ -73,7 +73,7 @@ class UsbId(Field[Any]):
         self.problem = problem
 
     def read(self, raw: str) -> int | None:
-        number = parse_integer(raw)
+        number = parse_integer(raw, 0)
         if not -1 <= number < 16**self.digits:
             raise ValueError(raw)
         return None if number == -1 else number

@@ -5,10 +5,13 @@ https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms
 
 from __future__ import annotations
 
+from qemushim.devices.address import pci_bus, pci_domain, pci_function, pci_slot
 from qemushim.devices.label import SourceLabel
-from qemushim.document.fields import Choice, Hex, LiveText, Long, Many, One, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, LiveText, Long, Many, One, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
+from qemushim.document.units import parse_unsigned
+from qemushim.errors import ConfigError, error
 
 #: kinds of sources, as ``<disk type=>`` says
 TYPES = ("file", "block", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa")
@@ -49,21 +52,14 @@ class Positive(Unsigned[int]):
         return self.write(number) if number else None
 
 
-class Function(Unsigned[int]):
-    """The function of a host's PCI address: ``0x`` and one digit."""
-
-    def write(self, value: object) -> str:
-        return f"0x{value:x}"
-
-
 class HostAddress(Item):
     """``<address>`` of a PCI device of the host; it names no type."""
 
     tag = "address"
-    domain = Hex("@domain", 4, 0)
-    bus = Hex("@bus", 2, 0)
-    slot = Hex("@slot", 2, 0)
-    function = Function("@function", 0)
+    domain = pci_domain()
+    bus = pci_bus()
+    slot = pci_slot()
+    function = pci_function()
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
@@ -74,21 +70,48 @@ class HostAddress(Item):
             self.node.attrib.setdefault(name, "0")
 
 
+class LongPositive(Positive):
+    """The same, of 64 bits; nothing is as good as 0."""
+
+    bits = 64
+
+    def read(self, raw: str) -> int:
+        return super().read(raw) if raw else 0
+
+
+class Port(Text["str | None"]):
+    """A TCP port."""
+
+    def read(self, raw: str) -> str:
+        if parse_unsigned(raw) >> 16:
+            raise ValueError(raw)
+        return raw
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        try:
+            number = parse_unsigned(raw)
+        except ValueError:
+            number = -1
+        if not 0 <= number < 1 << 32:
+            return error.argument(f"failed to parse port number '{raw}'", place, "a number to 65535")
+        return error.argument(f"port '{raw}' out of range", place, "a number to 65535")
+
+
 class Server(Item):
     """``<host>``: one server of a network source."""
 
     tag = "host"
     name = Text("@name")
-    port = Text("@port")
+    port = Port("@port").later()
     transport = Choice("@transport", ("tcp", "unix", "rdma"), "tcp")
     socket = Text("@socket")
 
 
 class Slice(Item):
     tag = "slice"
-    type = Choice("@type", ("storage",))
-    offset = Long("@offset", 0)
-    size = Long("@size", 0)
+    type = Text("@type")
+    offset = Long("@offset", 0).says("malformed value '{}' of 'offset' attribute of slice", "XML error")
+    size = Long("@size", 0).says("malformed value '{}' of 'size' attribute of slice", "XML error")
 
 
 class Cookie(Item):
@@ -118,7 +141,7 @@ class Encryption(Item):
     """``<encryption>``: the image's bytes are encrypted, by QEMU or by the storage client."""
 
     tag = "encryption"
-    format = Choice("@format", ("default", "qcow", "luks", "luks2", "luks-any"), "default").says(
+    format = Choice("@format", ("", "default", "qcow", "luks", "luks2", "luks-any"), "default").says(
         "unknown volume encryption format type {}"
     )
     engine = Choice("@engine", ("qemu", "librbd"))
@@ -136,9 +159,9 @@ class Reservations(Item):
 
     tag = "reservations"
     managed = Switch("@managed", False)
-    type = Choice("source/@type", ("unix",))
+    type = Text("source/@type")
     path = Text("source/@path")
-    mode = Choice("source/@mode", ("client",))
+    mode = Text("source/@mode")
 
 
 class Source(Item):
@@ -147,19 +170,19 @@ class Source(Item):
     tag = "source"
     # what kind of thing a PCI or socket source is
     type = Text("@type")
-    managed = Switch("@managed")
-    namespace = Long("@namespace")
+    managed = Switch("@managed").later()
+    namespace = Long("@namespace").later()
     path_ = Text("@path")
     file = Text("@file")
     dev = Text("@dev")
     dir = Text("@dir")
     pool = Text("@pool")
     volume = Text("@volume")
-    mode = Choice("@mode", ("host", "direct"))
-    protocol = Choice("@protocol", PORTS)
+    mode = Choice("@mode", ("host", "direct")).later()
+    protocol = Choice("@protocol", PORTS).later()
     name_ = Text("@name")
     query = Text("@query")
-    tls = Switch("@tls")
+    tls = Switch("@tls").later()
     tls_hostname = Text("@tlsHostname")
     fdgroup = Text("@fdgroup")
     startup_policy = Choice("@startupPolicy", ("mandatory", "requisite", "optional"))
@@ -172,12 +195,12 @@ class Source(Item):
     initiator = Text("initiator/iqn/@name")
     verify = Switch("ssl/@verify")
     cookies = Many("cookies/cookie", Cookie)
-    readahead = Positive("readahead/@size")
-    timeout = Positive("timeout/@seconds")
+    readahead = LongPositive("readahead/@size").says("invalid readahead size or timeout", "XML error")
+    timeout = LongPositive("timeout/@seconds").says("invalid readahead size or timeout", "XML error")
     reconnect_delay = Unsigned("reconnect/@delay")
     reconnect = Switch("reconnect/@enabled")
-    reconnect_timeout = Unsigned("reconnect/@timeout")
-    known_hosts = Text("knownHosts/@path")
+    reconnect_timeout = Unsigned("reconnect/@timeout").later()
+    known_hosts = Text("knownHosts/@path", required=True)
     user = Text("identity/@user")
     group = Text("identity/@group")
     username = Text("identity/@username")
@@ -196,8 +219,8 @@ class Format(Item):
     """``<format>`` of an image that is not a disk's own."""
 
     tag = "format"
-    type = Text("@type")
-    metadata_cache = Unsigned("metadata_cache/max_size")
+    type = Choice("@type", ("", *FORMATS, "aio")).says("unknown storage source format '{}'", "XML error")
+    metadata_cache = Unsigned("metadata_cache/max_size").later()
     metadata_cache_unit = Text("metadata_cache/max_size/@unit")
 
 
@@ -205,7 +228,7 @@ class DataStore(Item):
     """``<dataStore>``: a raw image that holds the guest's data of a qcow2 image."""
 
     tag = "dataStore"
-    type = Choice("@type", TYPES)
+    type = Choice("@type", TYPES).says("unknown storage source type '{}'", "XML error")
     format = One("format", Format)
     source = One("source", Source)
 
@@ -214,7 +237,7 @@ class BackingStore(Item):
     """``<backingStore>``: the image below; an empty one says that there is none."""
 
     tag = "backingStore"
-    type = Choice("@type", TYPES)
+    type = Choice("@type", TYPES).says("unknown storage source type '{}'", "XML error")
     format = One("format", Format)
     source = One("source", Source)
     backing: One[BackingStore] = One("backingStore", lambda: BackingStore, keep_empty=True)

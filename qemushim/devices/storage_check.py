@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: protocol → the type of the secret that its password is
 SECRET_TYPES = {"iscsi": "iscsi", "rbd": "ceph"}
+#: protocols whose servers ask for no password that QEMU could give
+_WITHOUT_LOGIN = frozenset({"gluster", "nbd", "nfs", "sheepdog", "vxhs"})
 #: what a secret of a server may be
 KNOWN_SECRETS = ("volume", "ceph", "iscsi", "tls", "vtpm")
 #: formats that are encrypted
@@ -33,15 +35,13 @@ def check_chain(disk: Disk, d: Define) -> None:
 
 def _check_format(image: Image, d: Define) -> None:
     place = image.source
-    if image.format == "fat":
-        if image.kind not in ("dir", "volume"):
-            raise error.unsupported("storage format 'fat' is supported only with 'dir' storage type", place)
-        if not image.readonly and image.drive != "floppy":
-            raise error.unsupported("read-write 'fat' storage format is not supported", place)
-    elif image.kind == "dir":
-        raise error.unsupported(
-            "storage type 'dir' requires use of storage format 'fat'", place, "type='fat'"
-        )
+    if image.format == "fat" and image.kind != "volume":
+        if image.kind != "dir":
+            message = "storage format 'fat' is supported only with 'dir' storage type"
+            raise error.unsupported(message, place, "type='dir'")
+        if not image.readonly:
+            message = "virtual FAT storage can't be accessed in read-write mode"
+            raise error.unsupported(message, place, "add <readonly/>")
     elif image.format == "dir":
         raise error.unsupported(
             "'directory' storage format is not directly supported by QEMU, use 'dir' disk type instead", place
@@ -52,10 +52,15 @@ def _check_format(image: Image, d: Define) -> None:
         )
     elif image.format == "cow":
         raise error.unsupported("'cow' storage format is not supported", place)
+    elif image.kind == "dir":
+        raise error.unsupported(
+            "storage type 'dir' requires use of storage format 'fat'", place, "type='fat'"
+        )
     if image.data is not None and image.format != "qcow2":
         raise error.unsupported("'dataStore' is only supported with 'qcow2' images", place)
     if image.metadata_cache and image.format != "qcow2":
-        raise error.unsupported("metadata_cache_size is only supported with qcow2 images", place)
+        message = "metadata cache max size control is supported only with qcow2 images"
+        raise error.unsupported(message, place, "drop <metadata_cache>")
     if image.settings.discard_no_unref is not None and not d.emulator.qapi(
         "blockdev-add/arg-type/+qcow2/discard-no-unref"
     ):
@@ -67,6 +72,8 @@ def _check_encryption(image: Image, d: Define) -> None:
     if encryption is None:
         return
     kind, engine = encryption.get("format"), encryption.get("engine")
+    if kind in ("default", "qcow"):
+        raise error.unsupported("old qcow/qcow2 encryption is not supported", encryption, "format='luks'")
     if engine == "librbd":
         _check_librbd(image, d)
     elif image.format not in ENCRYPTED_FORMATS:
@@ -75,16 +82,14 @@ def _check_encryption(image: Image, d: Define) -> None:
         )
     elif kind in ("luks2", "luks-any"):
         raise error.unsupported(
-            f"{kind} is currently only supported by the librbd encryption engine", encryption
+            f"'{kind}' is currently not supported by the qemu encryption engine", encryption, "format='luks'"
         )
-    elif kind == "qcow" or (kind == "default" and image.format == "qcow2"):
-        raise error.unsupported("old qcow2 encryption is not supported", encryption, "format='luks'")
+    elif encryption.child("cipher") is not None:
+        message = "supplying <cipher> for domain disk definition is unnecessary"
+        raise error.unsupported(message, encryption, "drop <cipher>: the image knows it")
     elif len(encryption.all("secret")) > 1:
-        raise error.unsupported("the 'qemu' encryption engine supports only a single secret", encryption)
-    if encryption.child("cipher") is not None:
-        raise error.unsupported("supplying <cipher> for domain disk definition is unnecessary", encryption)
-    if not encryption.all("secret"):
-        raise error.unsupported("no secret supplied", encryption, "<secret type='passphrase' uuid='…'/>")
+        message = "qemu encryption engine expects only a single secret"
+        raise error.unsupported(message, encryption, "keep one <secret>")
 
 
 def _check_librbd(image: Image, d: Define) -> None:
@@ -93,8 +98,6 @@ def _check_librbd(image: Image, d: Define) -> None:
     ask = d.emulator.qapi
     if not ask("blockdev-add/arg-type/+rbd/encrypt"):
         raise error.unsupported("librbd encryption is not supported by this QEMU binary", encryption)
-    if image.protocol != "rbd":
-        raise error.unsupported("librbd encryption is supported only with RBD backed disks", encryption)
     if encryption.get("format") == "luks-any" and not ask(
         "blockdev-add/arg-type/+rbd/encrypt/format/^luks-any"
     ):
@@ -105,14 +108,30 @@ def _check_librbd(image: Image, d: Define) -> None:
 
 def check_auth_secret(auth: Node, protocol: str) -> None:
     """Raise ``ConfigError`` unless the password's secret is of the type that the protocol asks for."""
+    if protocol in _WITHOUT_LOGIN:
+        message = f"authentication is not supported for protocol '{protocol}'"
+        raise error.unsupported(message, auth, "drop <auth>")
     wanted, secret = SECRET_TYPES.get(protocol), auth.child("secret")
     if secret is None or wanted is None:
         return
     given = secret.get("type")
     if given not in KNOWN_SECRETS:
-        raise error.unsupported(f"unknown secret type '{given or '<null>'}'", secret, f"type='{wanted}'")
+        shown = "<null>" if given is None else given
+        raise error.unsupported(f"unknown secret type '{shown}'", secret, f"type='{wanted}'")
     if given != wanted:
         raise error.unsupported(f"invalid secret type '{given}'", secret, f"type='{wanted}'")
+
+
+def _check_nfs(image: Image) -> None:
+    servers = image.source.all("host")
+    if len(servers) != 1:
+        message = "'nfs' protocol requires the usage of exactly one host"
+        raise error.unsupported(message, image.source, "keep one <host>")
+    [server] = servers
+    if (server.get("transport") or "tcp") != "tcp":
+        raise error.unsupported("'nfs' host must use TCP protocol", server, "drop transport=")
+    if server.get("port") is not None:
+        raise error.unsupported("port cannot be specified in 'nfs' protocol host", server, "drop port=")
 
 
 def _check_source(image: Image, d: Define) -> None:
@@ -133,12 +152,14 @@ def _check_source(image: Image, d: Define) -> None:
             source,
             "QEMU 6.1 dropped it",
         )
-    if source.get("query") and image.protocol not in ("http", "https", "ftp", "ftps"):
-        raise error.unsupported("query is supported only with HTTP(S) protocols", source)
-    if source.get("tlsHostname"):
+    if image.protocol == "nfs":
+        _check_nfs(image)
+    if image.protocol == "tftp":
+        message = "'tftp' protocol is not supported with this QEMU binary"
+        raise error.unsupported(message, source, "QEMU 2.9 dropped it")
+    if source.get("tlsHostname") is not None:
         if image.protocol != "nbd":
-            raise error.unsupported("'tlsHostname' field is supported only with NBD", source)
+            message = "'tlsHostname' field is supported only with NBD disks"
+            raise error.unsupported(message, source, "drop tlsHostname=")
         if not ask("blockdev-add/arg-type/+nbd/tls-hostname"):
             raise error.unsupported("'tlsHostname' field is not supported by this QEMU", source)
-    if source.child("reconnect") is not None and image.protocol != "nbd":
-        raise error.unsupported("reconnect delay is supported only with NBD", source)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qemushim.devices.label import complete_labels
-from qemushim.devices.storage import PORTS, HostAddress
+from qemushim.devices.storage import PORTS, HostAddress, Server, Source
 from qemushim.document.node import Node
-from qemushim.document.units import canonical_uuid, parse_unsigned, unit_bytes
+from qemushim.document.units import TooLargeError, canonical_uuid, to_bytes
 from qemushim.errors import error
 
 #: type of source → the attributes that it has
@@ -37,7 +37,11 @@ _ALL_CHILDREN = frozenset().union(*CHILDREN.values())
 _FOREIGN_ATTRIBUTES = {kind: _ALL_ATTRIBUTES - own for kind, own in ATTRIBUTES.items()}
 _FOREIGN_CHILDREN = {kind: _ALL_CHILDREN - CHILDREN.get(kind, _COMMON) for kind in ATTRIBUTES}
 #: the protocols whose sources are named POOL/IMAGE
-_SPLIT_NAMES = frozenset({"gluster", "rbd"})
+SPLIT_NAMES = frozenset({"gluster", "rbd"})
+
+
+#: what is looked at once it is clear that it belongs to the type of the source
+_LATE = tuple(field for field in Source.fields.values() if field.late)
 
 
 def complete_source(source: Node, kind: str) -> None:
@@ -45,6 +49,9 @@ def complete_source(source: Node, kind: str) -> None:
     if not _FOREIGN_ATTRIBUTES[kind].isdisjoint(source.attrib):
         source.drop(*(_FOREIGN_ATTRIBUTES[kind] & source.attrib.keys()))
     complete = _COMPLETE.get(kind)
+    for field in _LATE:
+        if field.attribute in source.attrib:
+            field.__get__(Source(source), Source)
     if source.children:
         foreign = _FOREIGN_CHILDREN[kind]
         source.children = [child for child in source.children if child.tag not in foreign]
@@ -64,15 +71,29 @@ def _complete_network(source: Node) -> None:
     if protocol is None:
         raise error.xml("Missing required attribute 'protocol' in element 'source'", source)
     name = source.get("name")
-    if not name and protocol != "nbd":
+    if name is None and protocol != "nbd":
         raise error.xml("missing name for disk source", source, "name='…' says which image of the server")
-    if protocol in _SPLIT_NAMES and (name or "").find("/") < 1:
+    if protocol in SPLIT_NAMES and (name or "").find("/") < 1:
         raise error.xml(
             f"can't split path '{name}' into pool name and image name", source, "name it POOL/IMAGE"
         )
     complete_network_name(source)
     for server in source.all("host"):
         complete_server(server, protocol)
+    reconnect = source.child("reconnect")
+    if reconnect is not None:
+        reconnect.drop("timeout", "enabled")
+    identity = source.child("identity")
+    if protocol == "ssh" and identity is not None:
+        if identity.get("username") is None:
+            message = "Missing required attribute 'username' in element 'identity'"
+            raise error.xml(message, identity, "username='me'")
+        if not identity.attrib.keys() & {"keyfile", "agentsock"}:
+            raise error.xml(
+                "element 'identity' requires either 'keyfile' or 'agentsock' attribute",
+                identity,
+                "say one of them",
+            )
     if source.child("ssl") is not None or source.child("cookies") is not None:
         check_cookies(source)
 
@@ -97,8 +118,9 @@ def complete_server(server: Node, protocol: str) -> None:
         return
     if server.get("socket") is not None:
         raise error.xml(f"transport '{transport}' does not support socket attribute", server)
-    if not server.get("name"):
+    if server.get("name") is None:
         raise error.xml("missing name for host", server, "name='host.example.org'")
+    _ = Server(server).port
     if transport == "tcp":
         server.drop("transport")
     port = PORTS.get(protocol)
@@ -116,7 +138,7 @@ def check_cookies(source: Node) -> None:
     seen: set[str] = set()
     cookies = source.child("cookies")
     for cookie in cookies.all("cookie") if cookies is not None else ():
-        name, value = cookie.get("name"), cookie.text.strip()
+        name, value = cookie.get("name"), cookie.text
         if not name:
             raise error.xml("missing cookie name", cookie)
         if not value:
@@ -124,7 +146,7 @@ def check_cookies(source: Node) -> None:
         if name in seen:
             raise error.xml(f"duplicate cookie '{name}'", cookie)
         if _NAME_CHARS & set(name):
-            raise error.xml("cookie name contains invalid characters", cookie)
+            raise error.xml(f"cookie name '{name}' contains invalid characters", cookie, "letters and digits")
         bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
         if _VALUE_CHARS & set(bare):
             raise error.xml(f"value of cookie '{name}' contains invalid characters", cookie)
@@ -133,11 +155,14 @@ def check_cookies(source: Node) -> None:
 
 def _complete_nvme(source: Node) -> None:
     if source.get("type") is None:
-        raise error.xml("Missing required attribute 'type' in element 'source'", source)
+        raise error.xml("missing 'type' attribute to disk source", source, "type='pci'")
     if source.get("type") != "pci":
         raise error.xml(f"unsupported source type '{source.get('type')}'", source, "type='pci'")
     if source.get("namespace") is None:
-        raise error.xml("missing 'namespace' attribute to disk source", source)
+        message = "Missing required attribute 'namespace' in element 'source'"
+        raise error.xml(message, source, "namespace='1' is the first")
+    if Source(source).namespace == 0:
+        raise error.unsupported("NVMe namespace can't be zero", source, "namespace='1' is the first")
     address = source.child("address")
     if address is None:
         raise error.xml("NVMe disk source is missing address", source)
@@ -146,8 +171,10 @@ def _complete_nvme(source: Node) -> None:
 
 
 def _complete_vhost_user(source: Node) -> None:
+    if source.get("type") is None:
+        raise error.xml("missing 'type' attribute for vhostuser disk source", source, "type='unix'")
     if source.get("type") != "unix":
-        raise error.xml("invalid disk source type for vhostuser", source, "type='unix'")
+        raise error.xml("invalid 'type' attribute for vhostuser disk source", source, "type='unix'")
     if not source.get("path"):
         raise error.xml("missing 'path' attribute for vhost-user disk source", source)
     reconnect = source.child("reconnect")
@@ -157,14 +184,21 @@ def _complete_vhost_user(source: Node) -> None:
 
 def _complete_volume(source: Node) -> None:
     """Pool and volume belong together."""
-    if source.attrib.keys() & {"pool", "volume"} and not (source.get("pool") and source.get("volume")):
+    if len(source.attrib.keys() & {"pool", "volume"}) == 1:
         raise error.xml("'pool' and 'volume' must be specified together for 'pool' type source", source)
+
+
+def _complete_vdpa(source: Node) -> None:
+    if source.get("dev") is None:
+        message = "Missing required attribute 'dev' in element 'source'"
+        raise error.xml(message, source, "dev='/dev/vhost-vdpa-0'")
 
 
 _COMPLETE = {
     "network": _complete_network,
     "nvme": _complete_nvme,
     "vhostuser": _complete_vhost_user,
+    "vhostvdpa": _complete_vdpa,
     "volume": _complete_volume,
 }
 
@@ -192,21 +226,39 @@ def complete_auth(auth: Node) -> None:
         raise error.xml("missing username for auth", auth)
     secret = auth.child("secret")
     if secret is None:
-        raise error.xml("missing <secret> element in auth", auth)
+        raise error.xml("Missing <secret> element in auth", auth, "<secret type='ceph' uuid='…'/>")
     complete_secret(secret)
 
 
 def complete_encryption(encryption: Node) -> None:
     """QEMU encrypts where the document does not say who; every secret is a passphrase."""
-    if encryption.get("format") is None:
-        raise error.xml("Missing required attribute 'format' in element 'encryption'", encryption)
+    if not encryption.get("format"):
+        raise error.xml("unknown volume encryption format", encryption, "format='luks'")
     encryption.attrib.setdefault("engine", "qemu")
     for secret in encryption.all("secret"):
-        if secret.get("type") is None:
-            raise error.xml("unknown volume encryption secret type", secret)
+        if not secret.get("type"):
+            raise error.xml("unknown volume encryption secret type", secret, "type='passphrase'")
         if secret.get("type") != "passphrase":
-            raise error.xml(f"unknown volume encryption secret type {secret.get('type')}", secret)
+            message = f"unknown volume encryption secret type {secret.get('type')}"
+            raise error.unsupported(message, secret, "type='passphrase'")
         complete_secret(secret)
+    cipher, ivgen = encryption.child("cipher"), encryption.child("ivgen")
+    if cipher is not None and encryption.get("format") == "luks" and not cipher.get("name"):
+        raise error.xml("cipher info missing 'name' attribute", cipher, "drop <cipher>: the image knows it")
+    if ivgen is not None and encryption.get("format") == "luks":
+        if cipher is None:
+            message = "ivgen element found, but cipher is missing"
+            raise error.xml(message, ivgen, "drop <ivgen>: the image knows it")
+        if not ivgen.get("name"):
+            raise error.xml("missing ivgen info name string", ivgen, "drop <ivgen>: the image knows it")
+
+
+#: attribute of the helper's socket → what it is called, and the only value that it can have (an example of a path)
+_CONNECTION = (
+    ("type", "connection type", "unix"),
+    ("path", "path", "/run/pr-helper.sock"),
+    ("mode", "connection mode", "client"),
+)
 
 
 def _complete_reservations(reservations: Node) -> None:
@@ -215,21 +267,20 @@ def _complete_reservations(reservations: Node) -> None:
     if reservations.get("managed") == "yes":
         return
     source = reservations.child("source")
-    for name, what in (("type", "type"), ("path", "path"), ("mode", "mode")):
-        if source is None or source.get(name) is None:
-            raise error.xml(f"missing connection {what} for <reservations>", reservations)
+    for name, what, only in _CONNECTION:
+        given = source.get(name) if source is not None else None
+        if not given:
+            raise error.xml(f"missing {what} for <reservations/>", reservations, f"<source {name}='{only}'/>")
+        if name != "path" and given != only:
+            raise error.xml(f"unsupported {what} for <reservations/>: {given}", source, f"{name}='{only}'")
 
 
 def _complete_slices(slices: Node) -> None:
     kept = [node for node in slices.all("slice") if node.get("type") == "storage"]
     for node in kept:
-        for name in ("offset", "size"):
-            if node.get(name) is None:
-                raise error.xml(f"Missing required attribute '{name}' in element 'slice'", node)
-        if parse_unsigned(node.attrib["size"]) == 0:
-            raise error.xml(
-                "Invalid value for attribute 'size' in element 'slice': Zero is not permitted", node
-            )
+        if node.get("offset") is None or node.get("size") is None:
+            message = "missing offset or size attribute of slice"
+            raise error.xml(message, node, "both, in bytes: offset='0' size='1048576'")
     slices.children = kept[:1]
 
 
@@ -237,9 +288,14 @@ def _complete_data_store(store: Node) -> None:
     kind = store.get("type")
     if kind is None:
         raise error.xml("Missing required attribute 'type' in element 'dataStore'", store)
-    source = store.child("source")
-    if source is not None:
-        complete_source(source, kind)
+    form, source = store.child("format"), store.child("source")
+    if form is None or not form.get("type"):
+        raise error.xml("missing data file store format", store, "<format type='raw'/>")
+    if form.get("type") != "raw":
+        raise error.unsupported("only 'raw' images supported as <dataStore>", form, "type='raw'")
+    if source is None:
+        raise error.xml("missing disk data file store source", store, "<source file='…'/>")
+    complete_source(source, kind)
 
 
 _CHILD = {
@@ -266,11 +322,11 @@ def complete_backing(store: Node) -> None:
             return
         image_format = node.child("format")
         name = image_format.get("type") if image_format is not None else None
-        if image_format is None or name is None:
-            raise error.xml("missing disk backing store format", node)
+        if image_format is None or not name:
+            raise error.xml("missing disk backing store format", node, "<format type='qcow2'/>")
         source = node.child("source")
-        if source is None or not source.attrib:
-            raise error.xml("missing disk backing store source", node)
+        if source is None:
+            raise error.xml("missing disk backing store source", node, "<source file='…'/>")
         complete_metadata_cache(image_format)
         complete_source(source, kind)
         node = node.child("backingStore")
@@ -280,11 +336,21 @@ def complete_metadata_cache(holder: Node) -> None:
     """The size of the metadata cache is kept in bytes."""
     cache = holder.child("metadata_cache")
     size = cache.child("max_size") if cache is not None else None
-    if size is None:
+    if cache is None or size is None:
+        return
+    if not size.text:
+        holder.remove(cache)
         return
     try:
-        number = parse_unsigned(size.text) * unit_bytes(size.get("unit") or "bytes")
-    except ValueError:
-        raise error.xml(f"Invalid value '{size.text.strip()}' for element 'max_size'", size) from None
+        number = to_bytes(size.text, size.get("unit"), "bytes")
+    except TooLargeError as reason:
+        raise error.plain(f"numerical overflow: {reason}", size, "less than 16 EiB") from None
+    except ValueError as reason:
+        if "unknown suffix" in str(reason):
+            raise error.argument(str(reason), size, "bytes, KiB, MiB, …") from None
+        # a disk's own <driver> is where libvirt reads from, a <format> is one step below
+        place = f"./{'format/' * (holder.tag == 'format')}metadata_cache/max_size"
+        message = f"Invalid value '{size.text}' for element or attribute '{place}'"
+        raise error.xml(message, size, "a number") from None
     size.text = str(number)
     size.attrib = {"unit": "bytes"}

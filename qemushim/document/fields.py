@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from qemushim.document.node import Node
 from qemushim.document.units import (
-    TooLargeError,
     format_set,
     parse_integer,
     parse_set,
     parse_unsigned,
-    to_kib,
 )
 from qemushim.errors import ConfigError, error
 
@@ -35,6 +33,10 @@ class Field(Generic[T]):
     expected = ""
     #: known while the guest runs, and written in the document of a running guest alone
     live = False
+    #: blanks around the text of an element belong to the value
+    exact = False
+    #: not read before it is used: it may belong to another kind of its element, and is no mistake there
+    late = False
 
     def __init__(self, path: str, default: object = None, *, required: bool = False) -> None:
         self.path = path
@@ -49,14 +51,26 @@ class Field(Generic[T]):
         self.default: Any = default
         self.required = required
         self.name = ""
-        #: how libvirt refuses a value here, where it does not say it in its usual way
+        #: how libvirt refuses a value here, and that there is none, where it does not say it in its usual way
         self.words = ""
+        self.lack = ""
         #: any text will do, and is the value
         self.is_text = type(self).read is Field.read
 
-    def says(self, words: str) -> Self:
+    def says(self, words: str, prefix: str = "unsupported configuration") -> Self:
         """The field, with words of its own for a value that is refused (``{}``: the value)."""
-        self.words = words
+        self.words = f"{prefix}: {words}"
+        return self
+
+    def later(self) -> Self:
+        """The field, looked at when it is used alone."""
+        self.late = True
+        return self
+
+    def needs(self, words: str, prefix: str = "XML error") -> Self:
+        """The field, required, with words of its own for an element that lacks it."""
+        self.required = True
+        self.lack = f"{prefix}: {words}"
         return self
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -130,7 +144,7 @@ class Field(Generic[T]):
     def wrong(self, raw: str, place: Node) -> ConfigError:
         """libvirt's message for a value that can not be read; ``place`` is the element that holds it."""
         if self.words:
-            return error.unsupported(self.words.format(raw), place, self.advice())
+            return error.plain(self.words.format(raw), place, self.advice())
         if not self.attribute:
             return error.xml(f"Invalid value for element '{place.tag}': '{raw}'", place, self.advice())
         tail = f" {self.expected}" if self.expected else ""
@@ -141,6 +155,8 @@ class Field(Generic[T]):
         )
 
     def missing(self, node: Node) -> ConfigError:
+        if self.lack:
+            return error.plain(self.lack, node, self.advice())
         return error.xml(
             f"Missing required attribute '{self.attribute}' in element '{node.tag}'", node, self.advice()
         )
@@ -275,14 +291,49 @@ class Integer(Field[T]):
     def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
         super().__init__(path, default, required=required)
 
+    #: of C's strtol: 0 takes ``0x1f`` and octal ``037`` too
+    base = 10
+    exact = True
+
     def read(self, raw: str) -> Any:
-        number = parse_integer(raw)
+        number = parse_integer(raw, self.base)
         if not -(1 << 63) <= number < 1 << 63:
             raise ValueError(raw)
         return number
 
     def advice(self) -> str:
         return "a number"
+
+
+class Natural(Integer[T]):
+    """A whole number from 0, of 31 bits: one that has a sign in libvirt, and may not be negative."""
+
+    @overload
+    def __init__(self: Natural[int], path: str, default: int, *, required: bool = False) -> None: ...
+    @overload
+    def __init__(
+        self: Natural[int | None], path: str, default: None = None, *, required: bool = False
+    ) -> None: ...
+    def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
+        Field.__init__(self, path, default, required=required)
+
+    def read(self, raw: str) -> Any:
+        number = parse_integer(raw, self.base)
+        if not 0 <= number < 1 << 31:
+            raise ValueError(raw)
+        return number
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        self.expected = Integer.expected
+        try:
+            if -1 << 31 <= parse_integer(raw, self.base) < 0:
+                self.expected = "Expected non-negative value"
+        except ValueError:
+            pass
+        return super().wrong(raw, place)
+
+    def advice(self) -> str:
+        return "a number from 0"
 
 
 class Unsigned(Integer[T]):
@@ -302,7 +353,7 @@ class Unsigned(Integer[T]):
         Field.__init__(self, path, default, required=required)
 
     def read(self, raw: str) -> Any:
-        return self.bounded(parse_unsigned(raw))
+        return self.bounded(parse_unsigned(raw, self.base))
 
     def bounded(self, number: int) -> int:
         """The number.  Raises ``ValueError`` where it is too large for its place."""
@@ -342,14 +393,14 @@ class Positive(Unsigned[T]):
         Field.__init__(self, path, default, required=required)
 
     def read(self, raw: str) -> Any:
-        number = self.bounded(parse_unsigned(raw))
+        number = self.bounded(parse_unsigned(raw, self.base))
         if number == 0:
             raise ValueError(raw)
         return number
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
         try:
-            number = parse_unsigned(raw)
+            number = parse_unsigned(raw, self.base)
         except ValueError:
             number = -1
         if number:
@@ -382,6 +433,8 @@ class LongPositive(Positive[T]):
 class Hex(Unsigned[T]):
     """A number written as ``0x`` and so many digits, whichever way the document wrote it."""
 
+    base = 0
+
     @overload
     def __init__(self: Hex[int], path: str, digits: int, default: int, *, required: bool = False) -> None: ...
     @overload
@@ -412,102 +465,6 @@ class LongHex(Hex[T]):
     def __init__(self, path: str, digits: int, default: int | None = None, *, required: bool = False) -> None:
         Field.__init__(self, path, default, required=required)
         self.digits = digits
-
-
-class Size(Field[T]):
-    """An amount of memory in KiB: text of an element with a ``unit`` attribute, always written in KiB."""
-
-    @overload
-    def __init__(self: Size[int], path: str, default: int) -> None: ...
-    @overload
-    def __init__(self: Size[int | None], path: str, default: None = None) -> None: ...
-    def __init__(self, path: str, default: int | None = None) -> None:
-        super().__init__(path, default)
-
-    def __get__(self, item: Any, owner: type) -> Any:
-        if item is None:
-            return self
-        node = item.node.descend(self.steps) if self.steps else item.node
-        if node is None or not node.text.strip():
-            return self.default
-        return self.of(node)
-
-    def of(self, node: Node) -> int:
-        try:
-            return to_kib(node.text, node.attrib.get("unit"))
-        except TooLargeError as reason:
-            raise error.plain(f"numerical overflow: {reason}", node, "less than 16 EiB") from None
-        except ValueError as reason:
-            if "unknown suffix" in str(reason):
-                raise error.argument(str(reason), node, "KiB, MiB, GiB, …") from None
-            first = "[1]" if node.tag in ("memory", "maxMemory", "currentMemory") else ""
-            raise error.xml(
-                f"Invalid value '{node.text}' for element or attribute './{node.tag}{first}'",
-                node,
-                "a number",
-            ) from None
-
-    def __set__(self, item: Item, value: Any) -> None:
-        if value is None:
-            self.remove(item.node)
-            return
-        node = item.node.ensure("/".join(self.steps)) if self.steps else item.node
-        node.text = str(value)
-        node.attrib["unit"] = "KiB"
-
-    def canonical(self, raw: str, node: Node) -> str | None:
-        return str(self.of(node))
-
-
-class SizeAttribute(Field[T]):
-    """An amount of memory in KiB in an attribute, with its unit in another attribute of the element."""
-
-    expected = "Expected non-negative integer value"
-
-    @overload
-    def __init__(self: SizeAttribute[int], path: str, default: int, *, required: bool = False) -> None: ...
-    @overload
-    def __init__(
-        self: SizeAttribute[int | None], path: str, default: None = None, *, required: bool = False
-    ) -> None: ...
-    def __init__(self, path: str, default: int | None = None, *, required: bool = False) -> None:
-        super().__init__(path, default, required=required)
-
-    def read(self, raw: str) -> Any:
-        return parse_unsigned(raw)
-
-    def __get__(self, item: Any, owner: type) -> Any:
-        if item is None:
-            return self
-        node = self.place(item.node)
-        raw = node.attrib.get(self.attribute) if node is not None else None
-        return self.default if raw is None or node is None else self.of(raw, node)
-
-    def of(self, raw: str, node: Node) -> int:
-        try:
-            return to_kib(raw, node.attrib.get("unit"))
-        except TooLargeError as reason:
-            raise error.plain(f"numerical overflow: {reason}", node, "less than 16 EiB") from None
-        except ValueError as reason:
-            if "unknown suffix" in str(reason):
-                raise error.argument(str(reason), node, "KiB, MiB, GiB, …") from None
-            raise self.wrong(raw, node) from None
-
-    def canonical(self, raw: str, node: Node) -> str | None:
-        return str(self.of(raw, node))
-
-    def __set__(self, item: Item, value: Any) -> None:
-        super().__set__(item, value)
-        node = self.place(item.node)
-        if node is not None and value is not None:
-            node.attrib["unit"] = "KiB"
-
-
-class KibUnit(Field[str]):
-    """The unit beside a ``SizeAttribute``, which is written in KiB."""
-
-    def canonical(self, raw: str, node: Node) -> str | None:
-        return "KiB"
 
 
 class NumberSet(Field[T]):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Generic, TypeVar, cast
 
-from qemushim.document.fields import Field, KibUnit, Many, One, Present, Size, Verbatim
-from qemushim.document.node import Node
-from qemushim.errors import ConfigError
+from qemushim.document.fields import Field, Many, One, Present, Verbatim
+from qemushim.document.node import COMMENT, Node
+from qemushim.document.sizes import KibUnit, Size
+from qemushim.errors import ConfigError, error
 
 T = TypeVar("T")
 
@@ -15,13 +16,15 @@ T = TypeVar("T")
 class Schema:
     """What an element may hold, in the order in which it is written."""
 
-    __slots__ = ("attributes", "children", "mixed", "opened", "required", "text")
+    __slots__ = ("attributes", "children", "closed", "mixed", "opened", "required", "text")
 
     def __init__(self) -> None:
         self.attributes: dict[str, Field[object]] = {}
         self.children: dict[str, Child] = {}
         self.text: Field[object] | None = None
         self.required: list[Field[object]] = []
+        #: how libvirt refuses a child that it does not know (``{}``: its tag); where it is passed over, ""
+        self.closed = ""
         #: written with an end tag of its own even where it is empty
         self.opened = False
         #: children of different tags keep the order that they have in the document
@@ -130,8 +133,12 @@ class Item:
     fields = _FIELDS
     schema = _SCHEMA
     inheritable = _INHERITABLE
+    #: how libvirt refuses a child that it does not know (``{}``: its tag); where it is passed over, ""
+    closed: ClassVar[str] = ""
     #: children that the base class knows and this one does not have: they are passed over, whatever is in them
     unused: ClassVar[tuple[str, ...]] = ()
+    #: the schemas of elements that may have some of the fields alone, by their names
+    _subsets: ClassVar[dict[tuple[str, ...], Schema]]
 
     __slots__ = ("node",)
 
@@ -145,12 +152,26 @@ class Item:
     @classmethod
     def make_schema(cls) -> Schema:
         """What such an element may hold; ``schema`` is what this has made."""
-        return Schema.of(cls.fields.values())
+        schema = Schema.of(cls.fields.values())
+        schema.closed = cls.closed
+        return schema
 
     @classmethod
     def schema_for(cls, node: Node) -> Schema:
         """The schema of one element, for kinds that are written differently by type."""
         return cls.schema
+
+    @classmethod
+    def only(cls, *names: str) -> Schema:
+        """The schema of an element that may have these fields alone, in this order."""
+        known = cls.__dict__.get("_subsets")
+        if known is None:
+            known = cls._subsets = {}
+        schema = known.get(names)
+        if schema is None:
+            schema = known[names] = Schema.of(cls.fields[name] for name in names)
+            schema.opened = cls.schema.opened
+        return schema
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Item) and other.node is self.node
@@ -181,16 +202,21 @@ def check(node: Node, schema: Schema, report: Report = _raise) -> None:
     attributes = schema.attributes
     for name, raw in node.attrib.items():
         declared = attributes.get(name)
-        if declared is not None and not declared.is_text:
+        if declared is not None and not (declared.is_text or declared.late):
             try:
                 declared.read(raw)
             except ValueError:
                 report(declared.wrong(raw, node), node, name)
-    if schema.text is not None and node.text.strip():
+    if (
+        schema.text is not None
+        and not schema.text.late
+        and ((text := node.text.strip()) or schema.text.required)
+    ):
+        text = node.text if schema.text.exact else text
         try:
-            schema.text.canonical(node.text.strip(), node)
+            schema.text.canonical(text, node)
         except ValueError:
-            report(schema.text.wrong(node.text.strip(), node), node, "")
+            report(schema.text.wrong(text, node), node, "")
         except ConfigError as problem:
             report(problem, node, "")
     children = schema.children
@@ -198,3 +224,6 @@ def check(node: Node, schema: Schema, report: Report = _raise) -> None:
         kind = children.get(child.tag)
         if kind is not None and not kind.verbatim:
             check(child, kind.schema(child), report)
+        elif kind is None and schema.closed and child.tag != COMMENT:
+            hint = f"one of: {', '.join(sorted(children))}"
+            report(error.unsupported(schema.closed.format(child.tag), child, hint), child, "")

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from xml.parsers import expat
 
-from qemushim.document.fields import Size
 from qemushim.document.item import Child, Schema
 from qemushim.document.node import COMMENT, Node
 from qemushim.document.parse import parse
+from qemushim.document.sizes import Size
 from qemushim.document.writer import escape, write
 
 _DECLARED = re.compile(rb"^\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")

@@ -34,6 +34,8 @@ def to_bytes(value: str, unit: str | None, default: str) -> int:
     Raises ``ValueError`` where it is no number or the unit is unknown, ``TooLargeError`` where 64 bits do not hold it.
     """
     number = parse_unsigned(value)
+    if number >> 64:
+        raise ValueError(value)
     size = number * unit_bytes(unit or default)
     if size >> 64:
         raise TooLargeError(f"value too large: {number}{unit or ''}")
@@ -55,31 +57,47 @@ def ip_version(address: str) -> int:
 
 #: more digits than any 64-bit number has: refused before int() takes its time
 _MAX_DIGITS = 24
+#: what C's isspace() knows
+_BLANKS = " \t\n\v\f\r"
 
 
-def parse_integer(raw: str) -> int:
-    """A decimal, octal (leading 0) or ``0x`` number as C's strtol(…, 0) reads it.  Raises ``ValueError``."""
-    text = raw.strip()
+def parse_integer(raw: str, base: int = 10) -> int:
+    """A number as C's strtol reads it: blanks may stand before it, nothing behind it.  Raises ``ValueError``.
+
+    ``base`` 0: octal with a leading 0, hexadecimal with ``0x``; 16: hexadecimal, with ``0x`` or without.
+    """
+    if len(raw) > _MAX_DIGITS:
+        raw = _shortened(raw)
+    return _integer(raw, base)
+
+
+def _shortened(raw: str) -> str:
+    """Without the blanks and zeros that a number may begin with.  Raises ``ValueError`` where it still is too long."""
+    text = raw.lstrip(_BLANKS)
+    text = text[:2] + text[2:].lstrip("0") if text[:1] in "+-0" else text
     if len(text) > _MAX_DIGITS:
-        raise ValueError(raw)
-    return _integer(text)
+        raise ValueError(raw[:_MAX_DIGITS])
+    return text
 
 
 @lru_cache(4096)
-def _integer(text: str) -> int:
+def _integer(raw: str, base: int) -> int:
     """A document has the same few numbers over and over."""
-    digits = text[1:] if text[:1] in "+-" else text
-    if not digits or not digits.isascii() or not digits[0].isdigit():
-        raise ValueError(text)
-    if not digits.isalnum():
-        raise ValueError(text)
-    number = int(digits[2:], 16) if digits[:2] in ("0x", "0X") else int(digits, 10)
+    text = raw.lstrip(_BLANKS)
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    if base in (0, 16) and digits[:2] in ("0x", "0X"):
+        base, digits = 16, digits[2:]
+    elif base == 0:
+        base = 8 if digits[:1] == "0" else 10
+    if not digits.isascii() or not digits.isalnum():
+        raise ValueError(raw)
+    number = int(digits, base)
     return -number if text[:1] == "-" else number
 
 
-def parse_unsigned(raw: str) -> int:
+def parse_unsigned(raw: str, base: int = 10) -> int:
     """The same, refusing negative numbers."""
-    number = parse_integer(raw)
+    number = parse_integer(raw, base)
     if number < 0:
         raise ValueError(raw)
     return number

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
 from qemushim.document.fields import Choice, Long, Many, One, Switch, Text
-from qemushim.document.item import Item
+from qemushim.document.item import Item, Schema
 from qemushim.document.units import parse_integer
 from qemushim.errors import ConfigError, error
 
@@ -53,20 +53,7 @@ class Timer(Item):
     catchup = One("catchup", Catchup)
 
 
-class Clock(Item):
-    """``<clock>``: where the guest's real-time clock starts, and its timers."""
-
-    tag = "clock"
-    offset = Choice("@offset", ("utc", "localtime", "variable", "timezone", "absolute")).says(
-        "unknown clock offset '{}'"
-    )
-    adjustment = Text("@adjustment")
-    basis = Choice("@basis", ("utc", "localtime"))
-    timezone = Text("@timezone")
-    start = Long("@start")
-    timers = Many("timer", Timer)
-
-
+_NO_START = "missing 'start' attribute for clock with offset='absolute'"
 #: offset → the attributes that it is written with
 _ATTRIBUTES = {
     "utc": ("adjustment",),
@@ -77,11 +64,33 @@ _ATTRIBUTES = {
 }
 
 
+class Clock(Item):
+    """``<clock>``: where the guest's real-time clock starts, and its timers."""
+
+    tag = "clock"
+    offset = Choice("@offset", ("", "utc", "localtime", "variable", "timezone", "absolute")).says(
+        "unknown clock offset '{}'"
+    )
+    adjustment = Text("@adjustment")
+    basis = Choice("@basis", ("utc", "localtime")).says("unknown clock basis '{}'")
+    timezone = Text("@timezone")
+    start = Long("@start").says(_NO_START, "internal error")
+    timers = Many("timer", Timer)
+
+    @classmethod
+    def schema_for(cls, node: Node) -> Schema:
+        """What does not belong to the offset is not looked at."""
+        offset = node.attrib.get("offset") or "utc"
+        return cls.only("offset", *_ATTRIBUTES.get(offset, ()), "timers")
+
+
 def complete_clock(d: Define) -> None:
     """Clock offset, timers."""
     node = d.domain.node.ensure("clock")
     attrib = node.attrib
-    offset = attrib.setdefault("offset", "utc")
+    offset = attrib["offset"] = attrib.get("offset") or "utc"
+    if not attrib.get("adjustment"):
+        attrib.pop("adjustment", None)
     adjustment = attrib.get("adjustment")
     if offset in ("utc", "localtime") and adjustment is not None and adjustment != "reset":
         # a clock that was moved once keeps its distance from what it was based on
@@ -92,21 +101,16 @@ def complete_clock(d: Define) -> None:
         attrib["adjustment"] = str(_number(attrib.get("adjustment", "0"), node))
         attrib.setdefault("basis", "utc")
     elif offset == "timezone" and not attrib.get("timezone"):
-        raise error.xml("missing 'timezone' attribute for clock with offset='timezone'", node)
-    elif offset == "absolute" and "start" not in attrib:
-        raise error.xml(
-            "missing 'start' attribute for clock with offset='absolute'", node, "seconds since 1970"
+        raise error.internal(
+            "missing 'timezone' attribute for clock with offset='timezone'", node, "timezone='Europe/Berlin'"
         )
+    elif offset == "absolute" and "start" not in attrib:
+        raise error.internal(_NO_START, node, "seconds since 1970")
     kept = _ATTRIBUTES[offset]
     node.attrib = {"offset": offset, **{name: attrib[name] for name in kept if name in attrib}}
     for timer in node.all("timer"):
-        if timer.get("name") != "tsc":
-            timer.drop("frequency", "mode")
-    # the same name twice is refused before anything is made of it
-    names = [timer.get("name") for timer in node.all("timer")]
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            raise error.xml(f"timer '{name}' is defined twice", node.all("timer")[place])
+        if Timer(timer).frequency == 0:
+            timer.drop("frequency")
 
 
 def _number(raw: str, node: Node) -> int:
@@ -127,10 +131,25 @@ def complete_lifecycle(d: Define) -> None:
 # -- checks -----------------------------------------------------------------------------------
 
 
+#: setting → the timers that have none
+_WITHOUT = {
+    "tickpolicy": ("kvmclock", "hypervclock"),
+    "track": ("pit", "hpet", "tsc", "kvmclock", "hypervclock", "armvtimer"),
+    "frequency": ("platform", "pit", "rtc", "hpet", "kvmclock", "hypervclock", "armvtimer"),
+    "mode": ("platform", "pit", "rtc", "hpet", "kvmclock", "hypervclock", "armvtimer"),
+}
+
+
 def check_clock(d: Define) -> None:
     """Timers that this machine or this QEMU can not have."""
     clock = d.domain.clock
-    for timer in clock.timers if clock is not None else ():
+    timers = clock.timers if clock is not None else []
+    for timer in timers:
+        for setting, without in _WITHOUT.items():
+            if setting in timer.node.attrib and timer.name in without:
+                message = f"timer {timer.name} doesn't support setting of timer {setting}"
+                raise error.unsupported(message, timer.node, f"drop {setting}=")
+    for timer in timers:
         _check_timer(timer, d)
 
 
@@ -172,12 +191,22 @@ def _check_armvtimer(timer: Timer, d: Define) -> None:
         )
 
 
+#: timer → the guests that have it
+_WHERE = {
+    "armvtimer": "a timer of KVM guests on the 'virt' machine of ARM",
+    "hypervclock": "a timer of x86 guests",
+    "kvmclock": "a timer of x86 guests",
+    "tsc": "a timer of x86 guests",
+}
+
+
 def _misplaced(timer: Timer, d: Define) -> Exception:
     domain = d.domain
     return error.unsupported(
         f"Configuring the '{timer.name}' timer is not supported for virtType={domain.virt} "
         f"arch={domain.arch} machine={domain.machine_type} guests",
         timer.node,
+        _WHERE[timer.name or ""],
     )
 
 

@@ -13,18 +13,18 @@ from qemushim.devices.base import Device
 from qemushim.document.fields import (
     Choice,
     Field,
-    Integer,
     LiveText,
     Many,
+    Natural,
     One,
     OnOff,
-    Size,
     Text,
     Unsigned,
     Verbatim,
 )
 from qemushim.document.item import Item, Schema, check
 from qemushim.document.node import COMMENT, Node
+from qemushim.document.sizes import Size
 from qemushim.document.writer import write
 from qemushim.errors import error
 from qemushim.machine.boot import Os
@@ -101,8 +101,8 @@ class Domain(Item):
     vcpus = One("vcpus", Vcpus)
     iothreads = Text("iothreads")
     iothreadids = One("iothreadids", IothreadIds)
-    default_iothread_min = Integer("defaultiothread/@thread_pool_min")
-    default_iothread_max = Integer("defaultiothread/@thread_pool_max")
+    default_iothread_min = Natural("defaultiothread/@thread_pool_min")
+    default_iothread_max = Natural("defaultiothread/@thread_pool_max")
     throttle_groups = One("throttlegroups", ThrottleGroups)
     cputune = One("cputune", Cputune)
     numatune = One("numatune", NumaTune)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from qemushim.command.option import Option
-from qemushim.document.fields import Choice, Field, One, OnOff, Present, Size, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Field, One, OnOff, Present, Switch, Text, Unsigned
 from qemushim.document.item import Item, Schema
-from qemushim.document.units import to_bytes
+from qemushim.document.sizes import Size
+from qemushim.document.units import TooLargeError, parse_unsigned, to_bytes
 from qemushim.errors import error
 from qemushim.machine.vcpu import vcpu_maximum
 
@@ -21,6 +22,15 @@ _HYPERV = (
     *("relaxed", "vapic", "spinlocks", "vpindex", "runtime", "synic", "stimer", "reset", "vendor_id"),
     *("frequencies", "reenlightenment", "tlbflush", "ipi", "evmcs", "avic", "emsr_bitmap", "xmm_input"),
 )
+
+
+class _Retries(Unsigned["int | None"]):
+    """How often a guest tries to get a lock: decimal, octal or hexadecimal."""
+
+    base = 0
+
+    def __init__(self, path: str) -> None:
+        Field.__init__(self, path)
 
 
 class _Group(Item):
@@ -37,40 +47,47 @@ class Hyperv(_Group):
     """``<hyperv>``: enlightenments that a Windows guest looks for."""
 
     tag = "hyperv"
-    mode = Choice("@mode", ("none", "custom", "passthrough"))
-    relaxed = OnOff("relaxed/@state")
-    vapic = OnOff("vapic/@state")
-    spinlocks = OnOff("spinlocks/@state")
-    spinlock_retries = Unsigned("spinlocks/@retries")
-    vpindex = OnOff("vpindex/@state")
-    runtime = OnOff("runtime/@state")
-    synic = OnOff("synic/@state")
-    stimer = OnOff("stimer/@state")
-    stimer_direct = OnOff("stimer/direct/@state")
-    reset = OnOff("reset/@state")
-    vendor_id = OnOff("vendor_id/@state")
+    closed = "unsupported HyperV Enlightenment feature: {}"
+    mode = Choice("@mode", ("custom", "passthrough"))
+    relaxed = OnOff("relaxed/@state", required=True)
+    vapic = OnOff("vapic/@state", required=True)
+    spinlocks = OnOff("spinlocks/@state", required=True)
+    spinlock_retries = _Retries("spinlocks/@retries")
+    vpindex = OnOff("vpindex/@state", required=True)
+    runtime = OnOff("runtime/@state", required=True)
+    synic = OnOff("synic/@state", required=True)
+    stimer = OnOff("stimer/@state", required=True)
+    stimer_direct = OnOff("stimer/direct/@state", required=True)
+    reset = OnOff("reset/@state", required=True)
+    vendor_id = OnOff("vendor_id/@state", required=True)
     vendor_id_value = Text("vendor_id/@value")
-    frequencies = OnOff("frequencies/@state")
-    reenlightenment = OnOff("reenlightenment/@state")
-    tlbflush = OnOff("tlbflush/@state")
-    tlbflush_direct = OnOff("tlbflush/direct/@state")
-    tlbflush_extended = OnOff("tlbflush/extended/@state")
-    ipi = OnOff("ipi/@state")
-    evmcs = OnOff("evmcs/@state")
-    avic = OnOff("avic/@state")
-    emsr_bitmap = OnOff("emsr_bitmap/@state")
-    xmm_input = OnOff("xmm_input/@state")
+    frequencies = OnOff("frequencies/@state", required=True)
+    reenlightenment = OnOff("reenlightenment/@state", required=True)
+    tlbflush = OnOff("tlbflush/@state", required=True)
+    tlbflush_direct = OnOff("tlbflush/direct/@state", required=True)
+    tlbflush_extended = OnOff("tlbflush/extended/@state", required=True)
+    ipi = OnOff("ipi/@state", required=True)
+    evmcs = OnOff("evmcs/@state", required=True)
+    avic = OnOff("avic/@state", required=True)
+    emsr_bitmap = OnOff("emsr_bitmap/@state", required=True)
+    xmm_input = OnOff("xmm_input/@state", required=True)
+
+    @classmethod
+    def schema_for(cls, node: Node) -> Schema:
+        """What the host passes through is not read."""
+        return cls.only("mode") if node.get("mode") == "passthrough" else cls.schema
 
 
 class Kvm(_Group):
     """``<kvm>``: what the guest sees of KVM."""
 
     tag = "kvm"
-    hidden = OnOff("hidden/@state")
-    hint_dedicated = OnOff("hint-dedicated/@state")
-    poll_control = OnOff("poll-control/@state")
-    pv_ipi = OnOff("pv-ipi/@state")
-    dirty_ring = OnOff("dirty-ring/@state")
+    closed = "unsupported KVM feature: {}"
+    hidden = OnOff("hidden/@state", required=True)
+    hint_dedicated = OnOff("hint-dedicated/@state", required=True)
+    poll_control = OnOff("poll-control/@state", required=True)
+    pv_ipi = OnOff("pv-ipi/@state", required=True)
+    dirty_ring = OnOff("dirty-ring/@state", required=True)
     dirty_ring_size = Unsigned("dirty-ring/@size")
 
 
@@ -78,8 +95,9 @@ class Xen(_Group):
     """``<xen>``"""
 
     tag = "xen"
-    e820_host = OnOff("e820_host/@state")
-    passthrough = OnOff("passthrough/@state")
+    closed = "unsupported Xen feature: {}"
+    e820_host = OnOff("e820_host/@state", required=True)
+    passthrough = OnOff("passthrough/@state", required=True)
     passthrough_mode = Choice("passthrough/@mode", ("sync_pt", "share_pt"))
 
 
@@ -100,13 +118,16 @@ class ContainerCapabilities(Item):
     @classmethod
     def make_schema(cls) -> Schema:
         switches: list[Field[Any]] = [OnOff(f"{name}/@state") for name in cls.names]
-        return Schema.of([*cls.fields.values(), *switches])
+        schema = Schema.of([*cls.fields.values(), *switches])
+        schema.closed = "unexpected capability feature '{}'"
+        return schema
 
 
 class Features(Item):
     """``<features>``, in libvirt's order."""
 
     tag = "features"
+    closed = "unexpected feature '{}'"
     acpi = Present("acpi")
     apic = Present("apic")
     apic_eoi = OnOff("apic/@eoi")
@@ -128,37 +149,25 @@ class Features(Item):
     hpt_resizing = Choice("hpt/@resizing", ("enabled", "disabled", "required"))
     hpt_max_page_size = Size("hpt/maxpagesize")
     vmcoreinfo = OnOff("vmcoreinfo/@state")
-    htm = OnOff("htm/@state")
-    nested_hv = OnOff("nested-hv/@state")
-    msrs = Choice("msrs/@unknown", ("ignore", "fault"))
-    ccf_assist = OnOff("ccf-assist/@state")
+    htm = OnOff("htm/@state", required=True)
+    nested_hv = OnOff("nested-hv/@state", required=True)
+    msrs = Choice("msrs/@unknown", ("ignore", "fault"), required=True)
+    ccf_assist = OnOff("ccf-assist/@state", required=True)
     xen = One("xen", Xen, keep_empty=True)
     cfpc = Choice("cfpc/@value", ("broken", "workaround", "fixed"))
     sbbc = Choice("sbbc/@value", ("broken", "workaround", "fixed"))
     ibs = Choice("ibs/@value", ("broken", "workaround", "fixed-ibs", "fixed-ccd", "fixed-na"))
     tb_cache = Size("tcg/tb-cache")
     async_teardown = Switch("async-teardown/@enabled")
-    ras = OnOff("ras/@state")
-    ps2 = OnOff("ps2/@state")
+    ras = OnOff("ras/@state", required=True)
+    ps2 = OnOff("ps2/@state", required=True)
     aia = Choice("aia/@value", ("none", "aplic", "aplic-imsic"))
 
 
 #: features that are on where the element says nothing of a state
 _ON_BY_DEFAULT = ("hap", "pvspinlock", "pmu", "vmport", "smm", "vmcoreinfo")
-#: features whose state must be said, by attribute
-_REQUIRED = {
-    "htm": "state",
-    "nested-hv": "state",
-    "ccf-assist": "state",
-    "ras": "state",
-    "ps2": "state",
-    "ioapic": "driver",
-    "cfpc": "value",
-    "sbbc": "value",
-    "ibs": "value",
-    "aia": "value",
-    "msrs": "unknown",
-}
+#: features that are not there where the element does not say which
+_NAMELESS = {"ioapic": "driver", "cfpc": "value", "sbbc": "value", "ibs": "value", "aia": "value"}
 
 
 def strip_acpi(d: Define) -> None:
@@ -178,10 +187,10 @@ def complete_features(d: Define) -> None:
             given = features.child(name)
             if given is not None:
                 given.attrib.setdefault("state", "on")
-        for name, attribute in _REQUIRED.items():
+        for name, attribute in _NAMELESS.items():
             given = features.child(name)
             if given is not None and not given.get(attribute):
-                raise error.xml(f"Missing required attribute '{attribute}' in element '{name}'", given)
+                features.remove(given)
         teardown = features.child("async-teardown")
         if teardown is not None:
             teardown.attrib.setdefault("enabled", "yes")
@@ -211,10 +220,45 @@ def _complete_hyperv(hyperv: Node) -> None:
     for child in hyperv.children:
         if child.tag not in _HYPERV:
             continue
+        if child.get("state") == "on":
+            _check_hyperv(child)
         if child.get("state") != "on":
             child.children = []
             child.drop("retries", "value")
         child.children = [part for part in child.children if part.get("state") == "on"]
+
+
+#: characters of a vendor's name, as CPUID gives it
+_VENDOR_LENGTH = 12
+#: how often a guest tries to get a lock, at least
+_SPINLOCK_RETRIES = 4095
+
+
+def _check_hyperv(feature: Node) -> None:
+    if feature.tag == "vendor_id":
+        vendor = feature.get("value")
+        if vendor is None:
+            message = "missing 'value' attribute for HyperV feature 'vendor_id'"
+            raise error.xml(message, feature, "value='KVM Hv'")
+        if len(vendor) > _VENDOR_LENGTH:
+            raise error.xml(
+                f"HyperV vendor_id value must not be more than {_VENDOR_LENGTH} characters.",
+                feature,
+                "a shorter one",
+            )
+        if "," in vendor:
+            raise error.xml("HyperV vendor_id value is invalid", feature, "no commas")
+    elif feature.tag == "spinlocks":
+        raw = feature.get("retries")
+        if raw is None:
+            raise error.xml(
+                "Missing required attribute 'retries' in element 'spinlocks'",
+                feature,
+                f"retries='{2 * _SPINLOCK_RETRIES + 1}'",
+            )
+        if parse_unsigned(raw, 0) < _SPINLOCK_RETRIES:
+            message = f"HyperV spinlock retry count must be at least {_SPINLOCK_RETRIES}"
+            raise error.xml(message, feature, f"a number from {_SPINLOCK_RETRIES}")
 
 
 def _complete_sizes(features: Node) -> None:
@@ -226,15 +270,32 @@ def _complete_sizes(features: Node) -> None:
         elif item.hpt_resizing is None:
             features.remove(hpt)
     if item.tb_cache is not None:
+        if item.tb_cache % 1024:
+            raise error.unsupported(
+                "tb-cache size must be an integer multiple of MiB",
+                features.find("tcg/tb-cache"),
+                "unit='MiB'",
+            )
         item.tb_cache = item.tb_cache
-    tseg = features.find("smm/tseg")
-    if tseg is not None:
-        try:
-            size = to_bytes(tseg.text, tseg.get("unit"), "MiB")
-        except ValueError as reason:
-            raise error.xml(f"invalid tseg size: {reason}", tseg, "<tseg unit='MiB'>48</tseg>") from None
-        tseg.text, unit = _pretty(size)
-        tseg.set("unit", unit)
+    smm = features.child("smm")
+    tseg = smm.child("tseg") if smm is not None else None
+    if smm is None or tseg is None:
+        return
+    if smm.get("state") == "off" or not tseg.text:
+        smm.remove(tseg)
+        return
+    hint = "<tseg unit='MiB'>48</tseg>"
+    try:
+        size = to_bytes(tseg.text, tseg.get("unit"), "MiB")
+    except TooLargeError as reason:
+        raise error.plain(f"numerical overflow: {reason}", tseg, hint) from None
+    except ValueError as reason:
+        if "unknown suffix" in str(reason):
+            raise error.argument(str(reason), tseg, hint) from None
+        message = f"Invalid value '{tseg.text}' for element or attribute 'string(./features/smm/tseg)'"
+        raise error.xml(message, tseg, hint) from None
+    tseg.text, unit = _pretty(size)
+    tseg.set("unit", unit)
 
 
 def _pretty(size: int) -> tuple[str, str]:
@@ -340,6 +401,10 @@ def check_features(d: Define) -> None:
     kvm = features.child("kvm")
     if kvm is not None:
         _check_kvm(d, kvm)
+    cache = features.find("tcg/tb-cache")
+    if cache is not None and cache.text and d.domain.virt != "qemu":
+        message = f"TCG features are incompatible with domain type '{d.domain.virt}'"
+        raise error.unsupported(message, cache, "a guest of type='qemu'")
     teardown = features.child("async-teardown")
     if teardown is not None and not d.emulator.option("run-with", "async-teardown"):
         raise error.unsupported("asynchronous teardown is not available with this QEMU binary", teardown)
@@ -378,9 +443,13 @@ def _check_kvm(d: Define, node: Node) -> None:
     if item.dirty_ring:
         if d.domain.virt != "kvm":
             raise error.unsupported("'dirty-ring' is only supported on KVM", node)
-        size = item.dirty_ring_size or 0
+        if item.dirty_ring_size is None:
+            message = "Missing required attribute 'size' in element 'dirty-ring'"
+            raise error.xml(message, node, "size='4096'")
+        size = item.dirty_ring_size
         if not 1024 <= size <= 65536 or size & (size - 1):
-            raise error.xml("dirty ring must be power of 2 and ranges [1024, 65536]", node)
+            message = "dirty ring must be power of 2 and ranges [1024, 65536]"
+            raise error.xml(message, node, "size='4096'")
 
 
 _CHECKS = {"aia": _check_aia, "ps2": _check_ps2, "ras": _check_ras, "vmport": _check_vmport}

@@ -22,6 +22,7 @@ from qemushim.errors import error
 if TYPE_CHECKING:
     from qemushim.board import Board
     from qemushim.context import Define
+    from qemushim.document.node import Node
     from qemushim.machine.domain import Domain
 
 #: from so many vCPUs on, interrupts reach them only through an IOMMU
@@ -285,6 +286,9 @@ def add_implicit_controllers(d: Define) -> None:
                 _add_controller(d.domain, kind, index, model).complete(d)
 
     for bus, highest in _disk_controllers(d.domain).items():
+        if highest > 0 and bus in _SINGLE:
+            message = f"Only 1 {_SINGLE[bus]} controller is supported"
+            raise error.internal(message, _farthest(d.domain, bus), "put more disks on SATA, SCSI or virtio")
         add(bus, range(highest + 1))
     for tag in ("channel", "console"):
         ports = (port for port in d.domain.lists[tag] if port.node.value("target/@type") == "virtio")
@@ -300,6 +304,16 @@ def add_implicit_controllers(d: Define) -> None:
     for controller in d.domain.all(Controller):
         if controller.type == "scsi" and controller.model is None:
             controller.complete(d)
+
+
+#: buses of which a machine has one controller
+_SINGLE = {"fdc": "fdc", "ide": "IDE"}
+
+
+def _farthest(domain: Domain, bus: str) -> Node | None:
+    """The disk that asks for the highest controller of a bus."""
+    disks = [disk for disk in domain.lists["disk"] if disk.node.value("target/@bus") == bus]
+    return max(disks, key=lambda disk: _named_controller(disk, "drive") or 0).node if disks else None
 
 
 def _disk_controllers(domain: Domain) -> dict[str, int]:

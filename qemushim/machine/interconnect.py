@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qemushim.command.option import Option, Value
-from qemushim.document.fields import Choice, Field, KibUnit, SizeAttribute, Unsigned
+from qemushim.document.fields import Choice, Field, Unsigned
 from qemushim.document.item import Item, Tail
+from qemushim.document.sizes import KibUnit, SizeAttribute
 from qemushim.document.units import parse_unsigned, to_bytes
 from qemushim.errors import error
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from qemushim.command.option import Option
 from qemushim.devices.membackend import Memory, backend_options
 from qemushim.devices.memory import MemoryDevice
-from qemushim.document.fields import Choice, KibUnit, Many, NumberSet, Present, SizeAttribute, Unsigned
+from qemushim.document.fields import Choice, Many, NumberSet, Present, Unsigned
 from qemushim.document.item import Item
+from qemushim.document.sizes import KibUnit, SizeAttribute
 from qemushim.errors import error
 from qemushim.machine.numa import cells_of, has_cells, prealloc_options
 

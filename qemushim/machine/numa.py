@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from qemushim.command.option import Option, Value
 from qemushim.devices.membackend import Memory, backend_options, backing_of, hugepage_path, is_needed
 from qemushim.devices.memory import MemoryDevice
-from qemushim.document.fields import Choice, KibUnit, Many, NumberSet, SizeAttribute, Switch, Unsigned
+from qemushim.document.fields import Choice, Many, NumberSet, Switch, Unsigned
 from qemushim.document.item import Item, Schema
+from qemushim.document.sizes import KibUnit, SizeAttribute
 from qemushim.document.units import format_set, parse_set
 from qemushim.errors import error
 from qemushim.machine.interconnect import (

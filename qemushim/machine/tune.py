@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qemushim.document.fields import Choice, Many, Size, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Many, Switch, Text, Unsigned
 from qemushim.document.item import Item
+from qemushim.document.sizes import Size
 from qemushim.errors import error
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
-from qemushim.document.fields import Choice, Integer, Long, Many, NumberSet, Switch, Unsigned
+from qemushim.document.fields import Choice, Long, Many, Natural, NumberSet, Positive, Switch, Unsigned
 from qemushim.document.item import Item, Tail
 from qemushim.document.node import Node
 from qemushim.document.units import parse_unsigned
@@ -29,7 +29,7 @@ class Vcpu(Item):
     placement = Choice("@placement", ("static", "auto"))
     cpuset = NumberSet("@cpuset")
     current = Unsigned("@current")
-    count = Unsigned(".")
+    count = Unsigned(".", required=True).says("maximum vcpus count must be an integer", "XML error")
 
 
 class VcpuState(Item):
@@ -53,15 +53,15 @@ class WorkerPool(Item):
     """``<defaultiothread>``: how many worker threads QEMU's own loop keeps and may have."""
 
     tag = "defaultiothread"
-    pool_min = Integer("@thread_pool_min")
-    pool_max = Integer("@thread_pool_max")
+    pool_min = Natural("@thread_pool_min")
+    pool_max = Natural("@thread_pool_max")
 
 
 class Iothread(WorkerPool):
     """``<iothread>``: one thread for I/O, its workers, and how it polls."""
 
     tag = "iothread"
-    id = Unsigned("@id", required=True)
+    id = Positive("@id", required=True)
     workers = Tail()
     #: nanoseconds
     poll_max = Long("poll/@max")
@@ -139,10 +139,15 @@ def _complete_vcpu(domain: Domain) -> None:
     vcpu = Vcpu(domain.node.ensure("vcpu"))
     node = vcpu.node
     maximum, current = vcpu_maximum(domain), vcpu_current(domain)
-    if maximum == 0 or current == 0:
-        raise error.xml("invalid domain vCPU count", node, "a number from 1")
+    if maximum == 0:
+        # libvirt looks at the CPUs of NUMA cells first, and says so even where there is no cell
+        raise error.internal("CPU IDs in <numa> exceed the <vcpu> count", node, "a number from 1")
+    if current == 0:
+        raise error.unsupported("vcpu 0 can't be offline", node, "current='1' or more")
     if maximum > _MAX_VCPUS:
-        raise error.xml(f"Maximum vCPU count must not be more than {_MAX_VCPUS}", node)
+        raise error.xml(
+            f"Maximum vCPU count must not be more than {_MAX_VCPUS}", node, f"at most {_MAX_VCPUS}"
+        )
     if current > maximum:
         message = "maximum vCPU count must not be less than current vCPU count"
         raise error.unsupported(message, node, "current= is how many of them the guest starts with")
@@ -247,8 +252,6 @@ def _complete_iothreads(domain: Domain) -> None:
     for thread in threads:
         if thread.id in seen:
             raise error.xml(f"duplicate iothread id '{thread.id}' found", thread.node)
-        if not thread.id:
-            raise error.xml("invalid iothread 'id' value '0'", thread.node, "numbers from 1")
         seen.add(thread.id)
     if not ids:
         domain.node.discard("iothreads")
@@ -318,9 +321,13 @@ def check_iothreads(d: Define) -> None:
             what = next(iter(sizes)).replace("-", "_")
             message = f"{what} is not supported by this QEMU binary"
             raise error.unsupported(message, pool.node, "QEMU 7.1 or newer")
-        if sizes.get("thread-pool-min", -1) > sizes.get("thread-pool-max", -1):
+        if pool.pool_max == 0:
+            message = "thread_pool_max must be a positive integer"
+            raise error.unsupported(message, pool.node, "a number from 1")
+        least, most = pool.pool_min, pool.pool_max
+        if least is not None and (most is None or least > most):
             message = "thread_pool_min must be smaller or equal to thread_pool_max"
-            raise error.unsupported(message, pool.node, "give thread_pool_max too")
+            raise error.unsupported(message, pool.node, "give thread_pool_max=, and no less than the minimum")
 
 
 def has_dies(c: Context) -> bool:
