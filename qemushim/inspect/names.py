@@ -21,6 +21,7 @@ from qemushim.inspect.survey import Survey, address_text, label
 
 #: the longest name of a network interface
 _LONGEST = 15
+_BY_MAC = "its MAC address"
 _UNNAMED = "no rule of systemd names it: it keeps the kernel's name (eth0 …)"
 #: udev takes no serial number of more characters from a virtio disk
 _SERIAL = 20
@@ -101,15 +102,19 @@ def _named(s: Survey) -> dict[Device, Named]:
 
 def _interface(device: Device, pci: GuestPci, s: Survey) -> Named:
     """The name by NamePolicy=onboard slot path; the names that lose are alternative names of the card."""
-    candidates = [(name, rule) for name, rule in _candidates(device, pci, s) if len(name) <= _LONGEST]
     mac = (device.node.value("mac/@address") or "").replace(":", "")
-    by_mac = (f"enx{mac}",) if mac else ()
-    name, rule = (
-        candidates[0]
-        if candidates
-        else ("", "no rule of systemd names it: it keeps the kernel's name (eth0 …)")
-    )
-    others = tuple(other for other, _ in candidates[1:]) + by_mac
+    by_mac = [(f"enx{mac}", _BY_MAC)] if mac else []
+    if device.address_type == "usb":
+        # systemd's 73-usb-net-by-mac.link: a USB card is carried about
+        candidates = by_mac + _usb_card(device, pci, s)
+    else:
+        candidates = _candidates(device, pci, s)
+        candidates += by_mac if candidates else []
+    candidates = [(name, rule) for name, rule in candidates if len(name) <= _LONGEST]
+    name, rule = candidates[0] if candidates else ("", _UNNAMED)
+    others = tuple(other for other, _ in candidates[1:])
+    if not candidates and mac:
+        others = (f"enx{mac}",)
     return Named(label(device.node), device.alias, "interface", name, others, rule, _place(device, pci))
 
 
@@ -133,6 +138,19 @@ def _candidates(device: Device, pci: GuestPci, s: Survey) -> list[tuple[str, str
     which = f", function {place.function}" if function else ""
     found.append((path, f"PCI bus {place.bus}, slot {place.slot}{which}"))
     return found
+
+
+def _usb_card(device: Device, pci: GuestPci, s: Survey) -> list[tuple[str, str]]:
+    """The names of the USB controller, and the port that the card is in."""
+    controller, port = _controller_of(device, "usb", s), device.node.value("address/@port")
+    if controller is None or not port:
+        return []
+    ports = "".join(f"u{number_}" for number_ in port.split("."))
+    return [
+        (f"{name}{ports}", f"{rule}; USB port {port}")
+        for name, rule in _candidates(controller, pci, s)
+        if not name.startswith("eno")
+    ]
 
 
 def _ccw(device: Device) -> list[tuple[str, str]]:

@@ -15,16 +15,13 @@ from qemushim.address.walk import devices_in_order, index_of, number, pci_addres
 from qemushim.devices.base import Device
 from qemushim.inspect.survey import Survey
 
-if TYPE_CHECKING:
-    from qemushim.board import Board
-
 _EXPANDERS = ("pci-expander-bus", "pcie-expander-bus")
 #: bridges to conventional PCI that cards can be plugged into while the guest runs
 _PLUGGABLE = ("pci-bridge", "pcie-to-pci-bridge")
 #: the machine version from which a Q35 lets ACPI plug cards into bridges
 _Q35_ACPI = (6, 1)
-#: the machine version from which an i440FX does so below bridges
-_I440FX_BRIDGES = (2, 0)
+#: the machine version from which an i440FX does so below bridges, and the one that says it so that nobody hears it
+_I440FX_BRIDGES, _I440FX_MUTE = (2, 0), (2, 0)
 
 
 class GuestPlace(NamedTuple):
@@ -102,7 +99,7 @@ def _number_buses(s: Survey, controllers: dict[int, Device]) -> tuple[dict[int, 
         visit(root, 0, host_bridge)
     for index, controller in controllers.items():
         if controller.node.get("model") in _EXPANDERS:
-            first = int(controller.node.value("target/busNr") or index)
+            first = int(controller.node.value("target/@busNr") or index)
             # a conventional expander holds a bridge of its own, and the cards are behind that
             visit(index, first + (controller.node.get("model") == "pci-expander-bus"), 0)
     return buses, domains
@@ -130,36 +127,51 @@ def machine_version(name: str) -> tuple[int, int]:
 def _hotplug_slots(
     s: Survey, controllers: dict[int, Device], buses: dict[int, int]
 ) -> dict[tuple[int, int], int]:
-    """The slots that ACPI offers for hotplug, bus by bus: a number that is taken already has no plain name again."""
+    """The slots that the kernel knows by number: a number that is taken already has no plain name again.
+
+    Those that ACPI tells of come first, bus by bus; then those of bridges that have a hotplug controller of their own.
+    """
     found: dict[tuple[int, int], int] = {}
     taken: set[int] = set()
     fixed = _fixed_slots(s)
-    if s.domain.node.find("features/acpi") is None:
-        return found
-    for index in sorted(buses, key=lambda i: buses[i]):
-        controller = controllers[index]
-        if not _has_acpi_slots(controller, s.d.board):
-            continue
-        kind = BUS_KINDS[controller.node.get("model") or "pci-root"]
+    order = sorted(buses, key=lambda i: buses[i])
+    by_acpi = [i for i in order if _has_acpi_slots(s, controllers[i])]
+    by_bridge = [i for i in order if i not in by_acpi and _has_own_slots(s, controllers[i])]
+    for index in (*by_acpi, *by_bridge):
+        kind = BUS_KINDS[controllers[index].node.get("model") or "pci-root"]
         for slot in range(max(kind.first, 1), kind.last + 1):
-            if (index, slot) not in fixed and slot not in taken:
+            if slot not in taken and not (index in by_acpi and (index, slot) in fixed):
                 taken.add(slot)
                 found[index, slot] = slot
     return found
 
 
-def _has_acpi_slots(controller: Device, board: Board) -> bool:
+def _has_acpi(s: Survey) -> bool:
+    return s.domain.node.find("features/acpi") is not None
+
+
+def _has_acpi_slots(s: Survey, controller: Device) -> bool:
     """Whether ACPI tells of numbered slots on the bus of a controller.
 
     A root port has one slot, which is number 0 and so has no name.
     """
-    model = controller.node.get("model") or ""
-    if controller.node.value("target/@hotplug") == "off":
+    model, board = controller.node.get("model") or "", s.d.board
+    if controller.node.value("target/@hotplug") == "off" or not _has_acpi(s):
         return False
+    version = machine_version(board.machine)
     if board.is_i440fx:
-        version = machine_version(board.machine)
-        return model == "pci-root" or (model in _PLUGGABLE and version >= _I440FX_BRIDGES)
-    return board.is_q35 and model in _PLUGGABLE and machine_version(board.machine) >= _Q35_ACPI
+        # the tables of 2.0 have slots that Linux does not see
+        return version != _I440FX_MUTE and (
+            model == "pci-root" or (model in _PLUGGABLE and version >= _I440FX_BRIDGES)
+        )
+    return board.is_q35 and model in (*_PLUGGABLE, "dmi-to-pci-bridge") and version >= _Q35_ACPI
+
+
+def _has_own_slots(s: Survey, controller: Device) -> bool:
+    """Whether a bridge has a hotplug controller (SHPC) that the kernel drives itself."""
+    if controller.node.value("target/@hotplug") == "off" or controller.node.get("model") not in _PLUGGABLE:
+        return False
+    return s.d.board.is_i440fx or (s.d.board.is_q35 and _has_acpi(s))
 
 
 #: devices that can not be pulled out of their slot while the guest runs

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from qemushim.address.drive import drive_address, is_scsi
 from qemushim.address.needs import Kind
 from qemushim.address.pci import PciTree
 from qemushim.address.pcilayout import PciLayout
 from qemushim.address.walk import index_of
 from qemushim.devices import BY_TAG
 from qemushim.devices.base import Device
+from qemushim.devices.disk import drive_address_of
 from qemushim.document.node import Node
 from qemushim.document.parse import parse
 from qemushim.errors import AddressError, ConfigError, error
@@ -267,9 +269,11 @@ def _hot(s: Survey, sort: Sort) -> int:
     """How many can be plugged into the guest as it is."""
     if not sort.hotplug:
         return 0
+    tree = _tree(s)
+    if sort.bus == "scsi":
+        return _scsi_disks(s, tree, MOST)
     if not _on_pci(s, sort):
         return min(MOST, _free_on(s, sort))
-    tree = _tree(s)
     return sum(1 for _ in _plug(s, tree, sort, MOST)) if tree is not None else 0
 
 
@@ -283,6 +287,10 @@ def _fit(s: Survey, wanted: Iterable[tuple[int, str]]) -> bool:
             return False
         if _on_pci(s, sort):
             if tree is None or sum(1 for _ in _plug(s, tree, sort, number)) < number:
+                return False
+            continue
+        if sort.bus == "scsi":
+            if _scsi_disks(s, tree, number) < number:
                 return False
             continue
         room.setdefault(sort.bus, _free_on(s, sort))
@@ -300,6 +308,53 @@ def _free_on(s: Survey, sort: Sort) -> int:
     """Free places of all buses of a type."""
     kind = "ccw" if sort.bus == "virtio" else sort.bus
     return sum(bus.free for bus in topology(s).every() if bus.type == kind)
+
+
+def _scsi_disks(s: Survey, tree: PciTree | None, most: int) -> int:
+    """How many SCSI disks can be plugged without an address: by its name a disk belongs to one controller.
+
+    A controller that is not there is plugged before the disk, where there is a slot for it.
+    """
+    taken = {drive_address(disk) for disk in s.domain.lists["disk"] if is_scsi(disk)}
+    names = {disk.node.value("target/@dev") for disk in s.domain.lists["disk"]}
+    known = {index_of(c) for c in s.domain.lists["controller"] if c.node.get("type") == "scsi"}
+    controller = _next_scsi(s)
+    found = 0
+    for index in range(MOST * 2):
+        place = drive_address_of("scsi", index)
+        if place is None or place in taken or f"sd{_letters(index)}" in names:
+            continue
+        for missing in range(place.controller + 1):
+            if missing not in known:
+                if not _takes_slot(s, tree, controller):
+                    return found
+                known.add(missing)
+        found += 1
+        if found == most:
+            break
+    return found
+
+
+def _next_scsi(s: Survey) -> Device:
+    """The controller that a disk brings along where its own is not there: one like the last, else the default one."""
+    known = [c for c in s.domain.lists["controller"] if c.node.get("type") == "scsi"]
+    model = known[-1].node.get("model") if known else None
+    controller = BY_TAG["controller"](Node("controller", {"type": "scsi", **({"model": model} if model else {})}))
+    controller.complete(s.d)
+    return controller
+
+
+def _takes_slot(s: Survey, tree: PciTree | None, device: Device) -> bool:
+    """Plug a card into the tree; of CCW there is always a number more."""
+    if s.d.board.is_ccw:
+        return True
+    if tree is None:
+        return False
+    try:
+        tree.next(PciLayout(s.d).need(device)._replace(hotplug=True))
+    except AddressError:
+        return False
+    return True
 
 
 def _tree(s: Survey) -> PciTree | None:

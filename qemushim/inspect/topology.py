@@ -71,6 +71,15 @@ class Bus:
     places: list[Place] = field(default_factory=list)
     #: whether something can be plugged in while the guest runs
     hotplug: bool = False
+    #: NUMA cell of the guest that it belongs to, ``None`` for none
+    node: int | None = None
+
+    @property
+    def words(self) -> str:
+        """What gives the bus, where its name does not say it already: ``pcie-expander-bus, NUMA node 1``."""
+        model = "" if self.model in (self.name, self.type) else self.model
+        node = "" if self.node is None else f"NUMA node {self.node}"
+        return ", ".join(filter(None, (model, node)))
 
     @property
     def free(self) -> int:
@@ -190,6 +199,8 @@ class _Builder:
         slots = self.tree.buses[index]
         hotplug = slots.kind.hotplug and hotplugs_pci(self.s)
         bus = Bus(controller.alias, "pci", controller.node.get("model") or "", hotplug=hotplug)
+        node = controller.node.value("target/node")
+        bus.node = int(node) if node is not None else None
         by_slot: dict[int, list[tuple[int, Device]]] = {}
         for slot, function, device in seats:
             by_slot.setdefault(slot, []).append((function, device))
@@ -424,6 +435,7 @@ def _bus_data(bus: Bus) -> dict[str, Any]:
         "type": bus.type,
         "model": bus.model,
         "hotplug": bus.hotplug,
+        "node": bus.node,
         "used": bus.used,
         "free": bus.free,
         "places": [_place_data(place) for place in bus.places],

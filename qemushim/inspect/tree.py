@@ -28,7 +28,7 @@ def tree_lines(found: Topology) -> Iterator[Line]:
 
 
 def _bus(bus: Bus, prefix: str, is_last: bool) -> Iterator[Line]:
-    yield Line(f"{prefix}{'└─ ' if is_last else '├─ '}", "bus", bus.name, _bus_text(bus))
+    yield Line(f"{prefix}{'└─ ' if is_last else '├─ '}", "bus", bus.name, bus.words)
     yield from _places(bus, prefix + ("   " if is_last else "│  "))
 
 
@@ -53,17 +53,14 @@ def _kind(bus: Bus, place: Place) -> str:
     return place.kind
 
 
-def _bus_text(bus: Bus) -> str:
-    return "" if bus.model in (bus.name, bus.type) else bus.model
-
-
 def place_text(bus: Bus, place: Place) -> str:
     """``disk vda (virtio-disk0)``, ``20 free, hotpluggable``."""
     if place.free:
         how = "free" if place.free == 1 else f"{place.free} free"
         return f"{how}, hotpluggable" if bus.hotplug else f"{how}, not while the guest runs"
     alias = f" ({place.alias})" if place.alias and place.alias not in place.device.split() else ""
-    return f"{place.device}{alias}"
+    node = next((f", NUMA node {below.node}" for below in place.buses if below.node is not None), "")
+    return f"{place.device}{alias}{node}"
 
 
 def tree_text(found: Topology) -> str:
@@ -87,7 +84,7 @@ def dot(found: Topology) -> str:
     ]
     edges: list[str] = []
     for bus in found.every():
-        title = f"{bus.name}  {_bus_text(bus)}".strip()
+        title = f"{bus.name}  {bus.words}".strip()
         rows = [f'<tr><td colspan="2" bgcolor="#dfe6ee"><b>{_html(title)}</b></td></tr>']
         for number, place in enumerate(bus.places):
             colour = ' bgcolor="#e3f4e1"' if place.free and bus.hotplug else ""
