@@ -60,8 +60,8 @@ def at(slot: int, bus: int = 0, function: int = 0) -> str:
         (nic(), "q35", "enp1s0"),
         (nic(more=at(5)), "q35", "enp0s5"),
         (nic("e1000"), "pc-q35-6.2", "ens1"),
-        (nic("e1000"), "pc-q35-6.0", "enp2s1"),
-        (nic("usb-net"), "pc", ""),
+        (nic("e1000"), "pc-q35-6.0", "ens1"),
+        (nic("usb-net"), "pc", "enx525400000001"),
     ],
 )
 def test_network_cards(devices: str, machine: str, name: str) -> None:
@@ -122,7 +122,7 @@ def test_scsi_disks(model: str, tail: str) -> None:
 def test_links_by_what_the_disk_says() -> None:
     text = document(disk("virtio", "vda", "<serial>data 1</serial>"), "pc")
     [found] = names(survey(Guest.from_xml(text), LATEST, Host.nominal()))
-    assert found.others == ("/dev/disk/by-id/virtio-data_1",)
+    assert found.others == ("/dev/disk/by-id/virtio-data__1",)
 
 
 def test_versions_in_names_of_machine_types() -> None:
@@ -135,13 +135,39 @@ def test_versions_in_names_of_machine_types() -> None:
 
 
 def test_another_machine_type_of_the_family_keeps_addresses() -> None:
-    guest = Guest.from_xml(document(nic("e1000"), "pc-q35-6.0"))
+    guest = Guest.from_xml(document(nic(more="<acpi index='5'/>"), "pc-q35-6.0"))
     old = survey(guest, LATEST, Host.nominal())
     twin, moved = other_machine(guest, old.guest, "pc-q35-6.2", LATEST, Host.nominal())
     assert not moved
     [change] = compare_names(old, survey(twin, LATEST, Host.nominal()))
     assert change.verdict == "renamed"
-    assert (change.old and change.old.name, change.new and change.new.name) == ("enp2s1", "ens1")
+    # from 6.1 on ACPI knows the cards behind root ports
+    assert (change.old and change.old.name, change.new and change.new.name) == ("enp1s0", "eno5")
+
+
+@pytest.mark.parametrize(("qemu", "name"), [("7.1", "enp0s9"), ("10.0", "eno5")])
+def test_an_index_of_a_card_that_stays(qemu: str, name: str) -> None:
+    assert called(nic(more="<acpi index='5'/>" + at(9)), "pc-q35-6.2", Emulator.recorded(qemu)) == [name]
+
+
+def test_indexes_of_a_slot_with_several_functions() -> None:
+    first = "<acpi index='3'/>" + at(9).replace("/>", " multifunction='on'/>")
+    cards = nic(more=first, number=1) + nic(more="<acpi index='4'/>" + at(9, function=1), number=2)
+    assert called(cards, "pc-q35-6.2", Emulator.recorded("7.1")) == ["enp0s9f0", "enp0s9f1"]
+    # the last one is told of them all, and one card can have it
+    assert called(cards, "pc", Emulator.recorded("7.1")) == ["eno4", "ens9f1"]
+    assert called(cards, "pc") == ["eno4", "eno4"]
+
+
+def test_links_of_what_the_document_does_not_number() -> None:
+    def links(devices: str, machine: str) -> list[str]:
+        found = names(survey(Guest.from_xml(document(devices, machine)), LATEST, Host.nominal()))
+        return [link.removeprefix("/dev/disk/by-id/") for named in found for link in named.others]
+
+    assert links(disk("ide", "hdc"), "pc") == ["ata-QEMU_HARDDISK_QM00003"]
+    assert links(disk("sata", "sdd"), "q35") == ["ata-QEMU_HARDDISK_QM00007"]
+    assert links(disk("scsi", "sdb"), "pc") == ["scsi-0QEMU_QEMU_HARDDISK_drive-scsi0-0-1"]
+    assert links(disk("virtio", "vdb"), "pc") == []
 
 
 def test_another_board_gives_other_addresses() -> None:
@@ -168,12 +194,12 @@ def test_devices_that_come_and_go() -> None:
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["names", OLD_NIC]) == 0
-    assert "enp2s1" in capsys.readouterr().out
+    assert "enp3s0" in capsys.readouterr().out
     assert main(["names", OLD_NIC, "--machine", "pc-q35-6.2"]) == 1
     assert "renamed" in capsys.readouterr().out
     assert main(["names", OLD_NIC, "--qemu", "7.2", "--qemu", "10.0"]) == 0
     new = tmp_path / "new.xml"
-    new.write_text(Path(OLD_NIC).read_text().replace("<acpi index='7'/>", ""))
+    new.write_text(Path(OLD_NIC).read_text().replace("pc-q35-6.0", "pc-q35-6.2"))
     assert main(["names", OLD_NIC, str(new)]) == 1
 
 
@@ -181,10 +207,10 @@ def test_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["names", OLD_NIC, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["schema"] == "qemushim.names/1"
-    assert data["names"][1]["name"] == "eno7"
+    assert data["names"][1]["name"] == "enp3s0"
     assert main(["names", OLD_NIC, "--machine", "pc-q35-6.2", "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
-    assert [c["verdict"] for c in data["changes"]] == ["renamed", "same", "same"]
+    assert [c["verdict"] for c in data["changes"]] == ["same", "renamed", "same"]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ SUBCOMMANDS = {
     "stop": ("stop", "shut one down"),
     "log": ("log", "print what the QEMU of one has said"),
     "forget": ("forget", "remove what is kept of one that is off"),
+    "schema": ("schema", "print the JSON Schema of what another prints with --json"),
     "completion": ("completion", "print a completion script for your shell"),
 }
 

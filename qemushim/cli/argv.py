@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from qemushim.cli.common import (
     add_document,
     add_emulator,
+    add_format,
     add_host,
     emulator_for,
     host_for,
     names_binary,
     note,
     read_document,
+    schema_of,
 )
 from qemushim.command.layout import FORMATS
 
@@ -31,11 +33,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_document(parser)
     add_emulator(parser)
-    parser.add_argument(
-        "--format",
-        choices=tuple(FORMATS),
-        default="shell",
-        help="shell: ready to paste, an option a line (default); lines: a token a line; json: data",
+    add_format(
+        parser,
+        tuple(FORMATS),
+        f"shell: ready to paste, an option a line (default); lines: a token a line; {schema_of('argv')}",
     )
     parser.add_argument(
         "--incoming", metavar="URI", default="", help="wait for a migration (tcp:HOST:PORT, fd:N, …)"

@@ -7,11 +7,10 @@ Nothing is started; a connection is read only."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
-from qemushim.cli.common import complain, printable
+from qemushim.cli.common import add_format, as_json, complain, printable, schema_of
 from qemushim.cli.compare import EXIT, STYLES
 from qemushim.cli.documents import documents
 from qemushim.cli.progress import asking
@@ -63,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--html", metavar="FILE", help="write a report for people, a page that needs nothing else"
     )
-    parser.add_argument("--json", action="store_true", help="data (its schema is in docs/audit.md)")
+    add_format(parser, ("text", "json"), f"text: a table (default); {schema_of('audit')}")
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -86,8 +85,8 @@ def run(options: argparse.Namespace) -> int:
         findings = audit(tasks, workers=options.jobs, done=lambda finding: done(finding.file))
     if options.html is not None:
         _write_page(findings, options)
-    if options.json:
-        print(json.dumps(report_data(findings), ensure_ascii=False, indent=2))
+    if options.format == "json":
+        print(as_json(report_data(findings)))
     else:
         show(findings)
     return next(exit_code for verdict, exit_code in _EXIT if any(f.verdict is verdict for f in findings))

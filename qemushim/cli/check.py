@@ -15,6 +15,7 @@ import sys
 
 from qemushim.cli.common import (
     add_emulator,
+    add_format,
     add_host,
     as_json,
     complaint,
@@ -22,6 +23,7 @@ from qemushim.cli.common import (
     host_for,
     problem_data,
     read_bytes,
+    schema_of,
 )
 from qemushim.errors import ShimError
 
@@ -39,11 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--existing", action="store_true", help="the guests exist already: no newer defaults are taken"
     )
-    parser.add_argument(
-        "--format",
-        choices=("text", "json"),
-        default="text",
-        help="text: FILE:LINE: message, a hint below it, a summary (default); json: data, see above",
+    add_format(
+        parser,
+        ("text", "json"),
+        f"text: FILE:LINE: message, a hint below it, a summary (default); {schema_of('check')}",
     )
 
 

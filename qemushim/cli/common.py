@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from qemushim.errors import ConfigError, ShimError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qemushim.emulator.model import Emulator
     from qemushim.guest import Guest
     from qemushim.host import Host
@@ -108,6 +110,25 @@ def printable(text: str) -> str:
 def note(text: str) -> None:
     """A line on stderr that is no error."""
     print(f"note: {printable(text)}", file=sys.stderr)
+
+
+def add_format(
+    parser: argparse.ArgumentParser, formats: Sequence[str], meaning: str, **shorthands: str
+) -> None:
+    """``--format``, its default first; ``--json`` and other short ways of saying it.
+
+    ``meaning``: of the formats, for the help; ``shorthands``: further options and what they mean.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--format", choices=tuple(formats), default=formats[0], help=meaning)
+    for name, words in {"json": "short for --format json", **shorthands}.items():
+        group.add_argument(f"--{name}", dest="format", action="store_const", const=name, help=words)
+
+
+def schema_of(*names: str) -> str:
+    """Where the form of the data is written down, for the help of ``--format``."""
+    commands = " and ".join(f"“qemushim schema {name}”" for name in names)
+    return f"json: data, as {commands} describes it"
 
 
 def add_document(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,11 @@ start.  What differs only on the host's side of the command line is told apart f
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from qemushim.cli.common import note, printable, read_document
+from qemushim.cli.common import add_format, as_json, note, printable, read_document, schema_of
 from qemushim.compare.verdict import Comparison, Verdict
 
 if TYPE_CHECKING:
@@ -74,15 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--argv", action="store_true", help="show what differs on the host's side of the command line"
     )
-    parser.add_argument("--json", action="store_true", help="data (its schema is in docs/compare.md)")
+    add_format(parser, ("text", "json"), f"text (default); {schema_of('compare')}")
     parser.set_defaults(usage_error=parser.error)
 
 
 def run(options: argparse.Namespace) -> int:
     _check_usage(options)
     comparison = _compare(options)
-    if options.json:
-        print(json.dumps(comparison.data(), ensure_ascii=False, indent=2))
+    if options.format == "json":
+        print(as_json(comparison.data()))
     else:
         from qemushim.compare.layout import rows
 

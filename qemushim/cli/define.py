@@ -10,11 +10,13 @@ import sys
 from qemushim.cli.common import (
     add_document,
     add_emulator,
+    add_format,
     add_host,
     as_json,
     emulator_for,
     host_for,
     read_document,
+    schema_of,
 )
 
 
@@ -34,12 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="libvirt: its order and layout (default); keep: your layout, comments and order, only added to",
     )
 
-    parser.add_argument(
-        "--format",
-        choices=("xml", "json"),
-        default="xml",
-        help='xml: the document (default); json: {"xml": document}, and an error as data',
-    )
+    add_format(parser, ("xml", "json"), f"xml: the document (default); {schema_of('define')}")
 
 
 def run(options: argparse.Namespace) -> int:

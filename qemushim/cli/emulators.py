@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from qemushim.cli.common import add_format, as_json, schema_of
 from qemushim.emulator.bundled import available
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", metavar="ARCH", help="only those of this architecture")
-    parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="a table (default), or data"
-    )
+    add_format(parser, ("table", "json"), f"a table (default); {schema_of('emulators')}")
 
 
 def run(options: argparse.Namespace) -> int:
     known = [e for e in available() if options.arch in (None, e.arch)]
     if options.format == "json":
-        print(json.dumps([e._asdict() for e in known], indent=2))
+        print(as_json([e._asdict() for e in known]))
         return 0
     rows = [("NAME", "QEMU", "ARCHITECTURE", "KNOWN BY")]
     rows += [(e.name, e.version, e.arch, "help text" if e.classic else "QMP") for e in known]

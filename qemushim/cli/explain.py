@@ -7,7 +7,6 @@ behind, and what changes when it is taken out."""
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,12 +14,15 @@ from collections.abc import Iterable, Iterator
 from qemushim.cli.common import (
     add_document,
     add_emulator,
+    add_format,
     add_host,
+    as_json,
     complain,
     emulator_for,
     host_for,
     printable,
     read_document,
+    schema_of,
 )
 from qemushim.errors import ConfigError
 from qemushim.inspect.explain import (
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pattern", metavar="PATTERN", nargs="?", help="only arguments whose text, element or alias has this"
     )
     parser.add_argument("--line", metavar="N", type=int, help="what line N of the document does")
-    parser.add_argument("--json", action="store_true", help="data (its schema is in docs/explain.md)")
+    add_format(parser, ("text", "json"), f"text (default); {schema_of('explain', 'explain-line')}")
     add_emulator(parser)
     add_host(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -70,14 +72,14 @@ def run(options: argparse.Namespace) -> int:
     host = host_for(options, emulator)
     if options.line is not None:
         meaning = explain_line(guest, options.line, emulator, host)
-        if options.json:
+        if options.format == "json":
             return _dump(line_data(meaning))
         return _print(_line_text(meaning))
     explanation = explain(guest, emulator, host)
     found = list(explanation.arguments)
     if options.pattern is not None:
         found = explanation.matching(_pattern(options.pattern))
-    if options.json:
+    if options.format == "json":
         _dump(explanation_data(found))
     elif sys.stdout.isatty() and options.pattern is None:
         _table(found)
@@ -97,7 +99,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _dump(data: object) -> int:
-    print(json.dumps(data, ensure_ascii=False, indent=2))
+    print(as_json(data))
     return 0
 
 

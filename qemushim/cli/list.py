@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from qemushim.cli.common import complain, printable
+from qemushim.cli.common import add_format, as_json, complain, printable, schema_of
 from qemushim.cli.guests import tell
 from qemushim.errors import ShimError
 
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--running", action="store_true", help="only those that run")
-    parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="a table (default), or data"
-    )
+    add_format(parser, ("table", "json"), f"a table (default); {schema_of('list')}")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if options.running:
         found = [status for status in found if status.state != "off"]
     if options.format == "json":
-        print(json.dumps([asdict(status) for status in found], indent=2))
+        print(as_json([asdict(status) for status in found]))
     else:
         _print_table(found)
     for problem in problems:

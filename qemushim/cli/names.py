@@ -6,17 +6,19 @@ other buses: where the addresses of FILE can not be kept they are given anew, an
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from qemushim.cli.common import (
     add_document,
+    add_format,
     add_host,
+    as_json,
     emulator_for,
     host_for,
     note,
     printable,
     read_document,
+    schema_of,
 )
 from qemushim.emulator.model import Emulator
 from qemushim.guest import Guest
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch", metavar="ARCH", help="architecture of the guest, where the document names none"
     )
-    parser.add_argument("--json", action="store_true", help="data (its schema is in docs/names.md)")
+    add_format(parser, ("text", "json"), f"text (default); {schema_of('names', 'names-change')}")
     add_host(parser)
     parser.set_defaults(usage_error=parser.error)
 
@@ -72,14 +74,14 @@ def run(options: argparse.Namespace) -> int:
     old = _survey(guest, options, qemus[0])
     if options.new is None and options.machine is None and len(qemus) == 1:
         found = names(old)
-        _dump(names_data(found)) if options.json else _print(_table(found))
+        _dump(names_data(found)) if options.format == "json" else _print(_table(found))
         return 0
     if options.new is not None:
         new = _survey(read_document(options.new), options, qemus[-1])
     else:
         new = _changed(guest, old, options, qemus[-1])
     changes = compare_names(old, new)
-    _dump(change_data(changes)) if options.json else _print(_changes(changes))
+    _dump(change_data(changes)) if options.format == "json" else _print(_changes(changes))
     return int(any(change.verdict in _CHANGED for change in changes))
 
 
@@ -104,7 +106,7 @@ def _changed(guest: Guest, old: Survey, options: argparse.Namespace, qemu: str) 
 
 
 def _dump(data: object) -> None:
-    print(json.dumps(data, ensure_ascii=False, indent=2))
+    print(as_json(data))
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -144,9 +146,9 @@ def _changes(changes: list[Renamed]) -> Iterator[str]:
         after = (change.new.name or "?") if change.new is not None else "–"
         rows.append((change.verdict, named.device, before, after, named.rule))
     yield from _rows(rows)
-    stay = [
+    cards = [
         c.new for c in changes if c.verdict == "renamed" and c.new is not None and c.new.kind == "interface"
     ]
-    if stay:
+    if any(not card.name.startswith("eno") for card in cards):
         yield ""
         yield "To keep a card's name wherever it sits, give it an index: <acpi index='1'/> makes it eno1."

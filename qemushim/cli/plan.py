@@ -6,13 +6,12 @@ A guest that exists keeps every address that the document does not name."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from qemushim.cli.common import add_document, note, printable, read_bytes
+from qemushim.cli.common import add_document, add_format, as_json, note, printable, read_bytes, schema_of
 from qemushim.errors import DriverError, ShimError
 
 if TYPE_CHECKING:
@@ -41,11 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VERSION|PATH|SNAPSHOT",
         help="which QEMU runs the guest, where libvirt is not to be asked (see “qemushim argv --help”)",
     )
-    parser.add_argument(
-        "--format",
-        choices=("text", "xml", "diff", "json"),
-        default="text",
-        help="text: a line each (default); xml: the definition; diff: against the stored one; json: data",
+    add_format(
+        parser,
+        ("text", "xml", "diff", "json"),
+        f"text: a line each (default); xml: the definition; diff: against the stored one; {schema_of('plan')}",
     )
     parser.add_argument(
         "--strict", action="store_true", help="refuse what would be another machine for the guest"
@@ -83,7 +81,7 @@ def _json(plan: Plan) -> str:
         "changes": [change._asdict() for change in plan.changes],
         "xml": plan.xml,
     }
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    return as_json(data) + "\n"
 
 
 _FORMATS = {

@@ -7,10 +7,9 @@ package is told of in the same way."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
-from qemushim.cli.common import complain, note
+from qemushim.cli.common import add_format, as_json, complain, note, schema_of
 from qemushim.cli.progress import asking
 from qemushim.emulator.model import Emulator
 from qemushim.errors import EmulatorError
@@ -30,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save", metavar="FILE", help="write a snapshot of the emulator, for --qemu on any machine"
     )
     parser.add_argument("--refresh", action="store_true", help="ask again, even where nothing has changed")
-    parser.add_argument(
-        "--format", choices=("text", "json"), default="text", help="a report (default), or data"
-    )
+    add_format(parser, ("text", "json"), f"text: a report (default); {schema_of('probe')}")
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -46,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     if options.save is not None and found:
         _save(found[0], options.save)
     if options.format == "json":
-        print(json.dumps([as_data(emulator) for emulator in found], indent=2))
+        print(as_json([as_data(emulator) for emulator in found]))
     else:
         sys.stdout.write("\n".join(map(as_text, found)))
     return REFUSED if problems else 0

@@ -6,7 +6,6 @@ below <devices>; with --apply they are written into FILE, whose layout and comme
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -15,12 +14,15 @@ from collections.abc import Iterator
 from qemushim.cli.common import (
     add_document,
     add_emulator,
+    add_format,
     add_host,
+    as_json,
     emulator_for,
     host_for,
     note,
     printable,
     read_document,
+    schema_of,
 )
 from qemushim.errors import ConfigError
 from qemushim.inspect.slots import BY_NAME, MOST, SORTS, Count, Plan, counts, counts_data, plan, plan_data
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--apply", action="store_true", help="write what --want needs into FILE (-: to stdout)"
     )
-    parser.add_argument("--json", action="store_true", help="data (its schema is in docs/slots.md)")
+    add_format(parser, ("text", "json"), f"text (default); {schema_of('slots', 'slots-plan')}")
     add_emulator(parser)
     add_host(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -60,21 +62,21 @@ def run(options: argparse.Namespace) -> int:
     wanted = list(_wanted(options))
     if options.apply and not wanted:
         options.usage_error("--apply needs --want")
-    if options.apply and options.json:
+    if options.apply and options.format == "json":
         options.usage_error("--apply and --json do not go together")
     guest = read_document(options.file)
     emulator = emulator_for(guest, options)
     host = host_for(options, emulator)
     if not wanted:
         found = counts(guest, emulator, host)
-        lines = [json.dumps(counts_data(found), indent=2)] if options.json else _table(found)
+        lines = [as_json(counts_data(found))] if options.format == "json" else _table(found)
         print("\n".join(lines))
         return 0
     made = plan(guest, wanted, emulator, host)
     if options.apply:
         _apply(options.file, made)
-    elif options.json:
-        print(json.dumps(plan_data(made), indent=2))
+    elif options.format == "json":
+        print(as_json(plan_data(made)))
     elif made.add:
         print("\n".join(made.add))
     else:

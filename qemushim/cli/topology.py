@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from qemushim.cli.common import (
     add_document,
     add_emulator,
+    add_format,
     add_host,
+    as_json,
     emulator_for,
     host_for,
     printable,
     read_document,
+    schema_of,
 )
 from qemushim.inspect.survey import survey
 from qemushim.inspect.topology import Topology, topology, topology_data
@@ -44,10 +46,13 @@ _COLOURS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add_document(parser)
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--svg", action="store_true", help="a picture")
-    form.add_argument("--dot", action="store_true", help="a graph for Graphviz")
-    form.add_argument("--json", action="store_true", help="data (its schema is in docs/topology.md)")
+    add_format(
+        parser,
+        ("text", "svg", "dot", "json"),
+        f"text: a tree (default); svg: a picture; dot: a graph for Graphviz; {schema_of('topology')}",
+        svg="short for --format svg",
+        dot="short for --format dot",
+    )
     add_emulator(parser)
     add_host(parser)
 
@@ -56,14 +61,14 @@ def run(options: argparse.Namespace) -> int:
     guest = read_document(options.file)
     emulator = emulator_for(guest, options)
     found = topology(survey(guest, emulator, host_for(options, emulator)))
-    if options.svg:
+    if options.format == "svg":
         from qemushim.inspect.picture import svg
 
         sys.stdout.write(svg(found))
-    elif options.dot:
+    elif options.format == "dot":
         sys.stdout.write(dot(found))
-    elif options.json:
-        print(json.dumps(topology_data(found), ensure_ascii=False, indent=2))
+    elif options.format == "json":
+        print(as_json(topology_data(found)))
     elif sys.stdout.isatty():
         _coloured(found)
     else:

@@ -7,6 +7,7 @@ https://www.freedesktop.org/software/systemd/man/latest/systemd.net-naming-schem
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -124,16 +125,14 @@ def _candidates(device: Device, pci: GuestPci, s: Survey) -> list[tuple[str, str
     if place is None:
         return _ccw(device)
     found = []
-    acpi = s.domain.node.find("features/acpi") is not None
-    if device.acpi_index and acpi:
-        found.append(
-            (f"eno{device.acpi_index}", f"<acpi index='{device.acpi_index}'/>, wherever the card sits")
-        )
+    index = pci.acpi_index(device)
+    if index is not None:
+        found.append((f"eno{index}", f"<acpi index='{index}'/>, wherever the card sits"))
     function = f"f{place.function}" if place.function or pci.is_shared(device) else ""
     slot = pci.slot_number(device)
     domain = f"P{place.domain}" if place.domain else ""
     if slot is not None:
-        found.append((f"en{domain}s{slot}{function}", f"hotplug slot {slot} of the bus, by ACPI"))
+        found.append((f"en{domain}s{slot}{function}", f"hotplug slot {slot} of its bus"))
     path = f"en{domain}p{place.bus}s{place.slot}{function}"
     which = f", function {place.function}" if function else ""
     found.append((path, f"PCI bus {place.bus}, slot {place.slot}{which}"))
@@ -173,7 +172,7 @@ def _disk(device: Device, pci: GuestPci, s: Survey) -> Named:
     bus = device.node.value("target/@bus") or ""
     way = _DISKS.get(bus, _no_path)(device, pci, s)
     path, rule = way if way is not None else ("", "no rule of udev links it by path")
-    others = tuple(f"/dev/disk/by-id/{name}" for name in _by_id(device, bus))
+    others = tuple(f"/dev/disk/by-id/{name}" for name in _by_id(device, bus, s))
     name = f"/dev/disk/by-path/{path}" if path else ""
     return Named(label(device.node), device.alias, "disk", name, others, rule, _place(device, pci))
 
@@ -211,8 +210,15 @@ def _virtio_path(device: Device, pci: GuestPci, s: Survey) -> Way:
     return (root, "the address of the disk") if root else None
 
 
-#: SCSI controllers of which udev makes a plain path: virtio has target and unit, parallel SCSI has the unit as target
-_WIDE_SCSI = ("virtio-scsi", "virtio-transitional", "virtio-non-transitional")
+#: SCSI controllers of which udev makes a plain path: those with target and unit, and on which channel
+_WIDE_SCSI = {
+    "lsisas1078": 2,
+    "virtio-non-transitional": 0,
+    "virtio-scsi": 0,
+    "virtio-transitional": 0,
+    "vmpvscsi": 0,
+}
+#: parallel SCSI has the unit as target
 _NARROW_SCSI = ("lsilogic", "buslogic", "am53c974", "dc390")
 
 
@@ -223,8 +229,10 @@ def _scsi_path(device: Device, pci: GuestPci, s: Survey) -> Way:
         return None
     model = controller.node.get("model") or ""
     rule = "the controller's address, and target and unit on its bus"
+    # from 256 on a LUN has the flat format of the SCSI Architecture Model
+    unit = place.unit if place.unit < 256 else place.unit | 0x4000
     if model in _WIDE_SCSI:
-        return f"{root}-scsi-0:0:{place.target}:{place.unit}", rule
+        return f"{root}-scsi-0:{_WIDE_SCSI[model]}:{place.target}:{unit}", rule
     if model in _NARROW_SCSI:
         return f"{root}-scsi-0:0:{place.unit}:0", rule
     return None
@@ -262,22 +270,72 @@ _DISKS: dict[str, Callable[[Device, GuestPci, Survey], Way]] = {
 }
 
 
-def _by_id(device: Device, bus: str) -> list[str]:
+def _by_id(device: Device, bus: str, s: Survey) -> list[str]:
     """Links by what the disk says of itself: they stay whatever moves."""
-    found = []
-    wwn = device.node.value("wwn")
-    if wwn:
-        found.append(f"wwn-0x{wwn.lower().removeprefix('0x')}")
-    serial = (device.node.value("serial") or "").replace(" ", "_")
-    if serial and bus == "virtio":
-        found.append(f"virtio-{serial[:_SERIAL]}")
-    elif serial and bus in ("ide", "sata"):
-        kind = "DVD-ROM" if device.node.get("device") == "cdrom" else "HARDDISK"
-        found.append(f"ata-QEMU_{kind}_{serial[:_SERIAL]}")
-    elif serial and bus == "scsi":
-        kind = "CD-ROM" if device.node.get("device") == "cdrom" else "HARDDISK"
-        found.append(f"scsi-0QEMU_QEMU_{kind}_{serial}")
-    return found
+    wwn = (device.node.value("wwn") or "").lower().removeprefix("0x")
+    by_serial = _SERIALS.get(bus, _no_serial)(device, s)
+    if not wwn:
+        return [by_serial] if by_serial else []
+    # of SCSI disks udev takes the better of the two names
+    return (
+        [f"wwn-0x{wwn}", f"scsi-3{wwn}"] if bus == "scsi" else [f"wwn-0x{wwn}", *filter(None, (by_serial,))]
+    )
+
+
+def _serial(device: Device) -> str:
+    """The serial number as the guest is given it: a space has a backslash before it."""
+    return (device.node.value("serial") or "").replace(" ", "\\ ")
+
+
+def _no_serial(device: Device, s: Survey) -> str:
+    return ""
+
+
+def _virtio_serial(device: Device, s: Survey) -> str:
+    serial = _serial(device)[:_SERIAL]
+    return f"virtio-{_linkable(serial)}" if serial else ""
+
+
+def _ata_serial(device: Device, s: Survey) -> str:
+    place = drive_address(device)
+    serial = _serial(device)[:_SERIAL]
+    if not serial and place is not None and not place.controller:
+        # QEMU numbers the drives that its board has room for
+        bus = device.node.value("target/@bus")
+        if bus == "ide" and s.d.board.is_i440fx:
+            serial = f"QM{place.bus * 2 + place.unit + 1:05d}"
+        elif bus == "sata" and s.d.board.is_q35:
+            serial = f"QM{place.unit * 2 + 1:05d}"
+    kind = "DVD-ROM" if device.node.get("device") == "cdrom" else "HARDDISK"
+    return f"ata-QEMU_{kind}_{_linkable(serial)}" if serial else ""
+
+
+def _scsi_serial(device: Device, s: Survey) -> str:
+    """Vendor, product and what libvirt calls the disk, as scsi_id puts them together."""
+    kind = "CD-ROM" if device.node.get("device") == "cdrom" else "HARDDISK"
+    vendor = (device.node.value("vendor") or "QEMU").ljust(8)
+    product = (device.node.value("product") or f"QEMU {kind}").ljust(16)
+    name = device.node.value("serial") or f"drive-{device.alias}"
+    return f"scsi-0{_linkable('_'.join(f'{vendor}{product}{name}'.split()))}"
+
+
+def _usb_serial(device: Device, s: Survey) -> str:
+    serial = _serial(device)
+    return f"usb-QEMU_QEMU_HARDDISK_{_linkable(serial)}-0:0" if serial else ""
+
+
+_SERIALS: dict[str, Callable[[Device, Survey], str]] = {
+    "ide": _ata_serial,
+    "sata": _ata_serial,
+    "scsi": _scsi_serial,
+    "usb": _usb_serial,
+    "virtio": _virtio_serial,
+}
+
+
+def _linkable(text: str) -> str:
+    """As udev writes it into a link: what may not be there becomes ``_``."""
+    return re.sub(r"[^\w#+\-.:=@/]", "_", text)
 
 
 # -- data --------------------------------------------------------------------------------------------------

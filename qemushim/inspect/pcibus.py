@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from qemushim.address.pci import BUS_KINDS
 from qemushim.address.walk import devices_in_order, index_of, number, pci_address
@@ -20,8 +20,11 @@ _EXPANDERS = ("pci-expander-bus", "pcie-expander-bus")
 _PLUGGABLE = ("pci-bridge", "pcie-to-pci-bridge")
 #: the machine version from which a Q35 lets ACPI plug cards into bridges
 _Q35_ACPI = (6, 1)
-#: the machine version from which an i440FX does so below bridges, and the one that says it so that nobody hears it
+#: the machine version from which an i440FX does so below bridges, and the one with bridges whose tables show no slots
 _I440FX_BRIDGES, _I440FX_MUTE = (2, 0), (2, 0)
+
+#: the QEMU from which ACPI tells of cards that stay in their slots, and of every function
+_ALL_ACPI = (8, 0)
 
 
 class GuestPlace(NamedTuple):
@@ -48,6 +51,8 @@ class GuestPci:
     slots: dict[tuple[int, int], int]
     #: slots of libvirt's addresses that have several functions
     shared: frozenset[tuple[int, int]]
+    #: (index of a bus, slot, function) → the index by which ACPI tells of the card
+    indexes: dict[tuple[int, int, int], int]
 
     def place(self, device: Device) -> GuestPlace | None:
         """Where the guest sees a device; ``None`` for one that is no PCI device."""
@@ -62,6 +67,13 @@ class GuestPci:
         address = pci_address(device)
         return self.slots.get((address.bus, address.slot)) if address is not None else None
 
+    def acpi_index(self, device: Device) -> int | None:
+        """The number of the card that the guest's firmware tells of."""
+        address = pci_address(device)
+        return (
+            self.indexes.get((address.bus, address.slot, address.function)) if address is not None else None
+        )
+
     def is_shared(self, device: Device) -> bool:
         address = pci_address(device)
         return address is not None and (address.bus, address.slot) in self.shared
@@ -71,7 +83,8 @@ def guest_pci(s: Survey) -> GuestPci:
     """The buses of a guest as its kernel is going to number them."""
     controllers = {index_of(c): c for c in s.pci_controllers()}
     buses, domains = _number_buses(s, controllers)
-    return GuestPci(buses, domains, _hotplug_slots(s, controllers, buses), _shared(s))
+    slots, indexes = _hotplug_slots(s, controllers, buses), _indexes(s, controllers)
+    return GuestPci(buses, domains, slots, _shared(s), indexes)
 
 
 def _number_buses(s: Survey, controllers: dict[int, Device]) -> tuple[dict[int, int], dict[int, int]]:
@@ -160,10 +173,9 @@ def _has_acpi_slots(s: Survey, controller: Device) -> bool:
         return False
     version = machine_version(board.machine)
     if board.is_i440fx:
-        # the tables of 2.0 have slots that Linux does not see
-        return version != _I440FX_MUTE and (
-            model == "pci-root" or (model in _PLUGGABLE and version >= _I440FX_BRIDGES)
-        )
+        if version == _I440FX_MUTE and any(c.node.get("model") in _PLUGGABLE for c in s.pci_controllers()):
+            return False
+        return model == "pci-root" or (model in _PLUGGABLE and version >= _I440FX_BRIDGES)
     return board.is_q35 and model in (*_PLUGGABLE, "dmi-to-pci-bridge") and version >= _Q35_ACPI
 
 
@@ -172,6 +184,43 @@ def _has_own_slots(s: Survey, controller: Device) -> bool:
     if controller.node.value("target/@hotplug") == "off" or controller.node.get("model") not in _PLUGGABLE:
         return False
     return s.d.board.is_i440fx or (s.d.board.is_q35 and _has_acpi(s))
+
+
+def _indexes(s: Survey, controllers: dict[int, Device]) -> dict[tuple[int, int, int], int]:
+    """The ``<acpi index=>`` that reach the guest: not those of slots that ACPI does not speak of.
+
+    Of a slot with several functions the last index is told, before QEMU 8.0 of function 0 alone.
+    """
+    found: dict[tuple[int, int, int], int] = {}
+    last: dict[tuple[int, int], tuple[int, int]] = {}
+    cards = []
+    for device in devices_in_order(s.domain):
+        place = pci_address(device)
+        if place is None or not device.acpi_index or not _tells_index(s, controllers.get(place.bus)):
+            continue
+        cards.append(place)
+        last[place.bus, place.slot] = max(
+            last.get((place.bus, place.slot), (0, 0)), (place.function, int(device.acpi_index))
+        )
+    for place in cards:
+        if not place.function or s.d.emulator.version >= _ALL_ACPI:
+            found[place.bus, place.slot, place.function] = last[place.bus, place.slot][1]
+    return found
+
+
+def _tells_index(s: Survey, controller: Device | None) -> bool:
+    """Whether ACPI tells of the cards on the bus of a controller."""
+    if controller is None or not _has_acpi(s):
+        return False
+    if _has_acpi_slots(s, controller):
+        return True
+    model = controller.node.get("model") or ""
+    plugged = BUS_KINDS[model or "pci-root"].hotplug and controller.node.value("target/@hotplug") != "off"
+    board = s.d.board
+    if plugged:
+        # somebody else than ACPI plugs cards there, unless this is the port of a newer Q35
+        return board.is_q35 and machine_version(board.machine) >= _Q35_ACPI
+    return (board.is_q35 or board.is_i440fx) and s.d.emulator.version >= _ALL_ACPI
 
 
 #: devices that can not be pulled out of their slot while the guest runs

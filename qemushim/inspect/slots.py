@@ -339,7 +339,9 @@ def _next_scsi(s: Survey) -> Device:
     """The controller that a disk brings along where its own is not there: one like the last, else the default one."""
     known = [c for c in s.domain.lists["controller"] if c.node.get("type") == "scsi"]
     model = known[-1].node.get("model") if known else None
-    controller = BY_TAG["controller"](Node("controller", {"type": "scsi", **({"model": model} if model else {})}))
+    controller = BY_TAG["controller"](
+        Node("controller", {"type": "scsi", **({"model": model} if model else {})})
+    )
     controller.complete(s.d)
     return controller
 
