@@ -15,8 +15,10 @@ from typing import Any
 
 from qemushim.address.drive import drive_address
 from qemushim.address.walk import index_of, number, pci_address
+from qemushim.devices.address import Address
 from qemushim.devices.base import Device
 from qemushim.devices.pairing import pair_devices
+from qemushim.document.node import Node
 from qemushim.inspect.pcibus import GuestPci, guest_pci
 from qemushim.inspect.survey import Survey, address_text, label
 
@@ -156,8 +158,14 @@ def _ccw(device: Device) -> list[tuple[str, str]]:
     node = device.node.child("address")
     if node is None or node.get("type") != "ccw":
         return []
-    bus_id = f"0.{number(node, 'ssid')}.{number(node, 'devno'):04x}"
+    bus_id = _bus_id(node)
     return [(f"enc{bus_id.lstrip('.0') or '0'}", f"the CCW device number {bus_id}")]
+
+
+def _bus_id(node: Node) -> str:
+    """``0.0.0001``: a CCW address as Linux writes it."""
+    address = Address(node)
+    return f"0.{address.ssid or 0:x}.{address.devno or 0:04x}"
 
 
 def _place(device: Device, pci: GuestPci) -> str:
@@ -191,7 +199,7 @@ def _root(device: Device, pci: GuestPci) -> str:
         return f"pci-{place}"
     node = device.node.child("address")
     if node is not None and node.get("type") == "ccw":
-        return f"ccw-0.{number(node, 'ssid')}.{number(node, 'devno'):04x}"
+        return f"ccw-{_bus_id(node)}"
     return ""
 
 

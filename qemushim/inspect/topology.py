@@ -14,6 +14,7 @@ from qemushim.address.pcilayout import PciLayout
 from qemushim.address.usb import is_usb, occupied_usb
 from qemushim.address.virtio_serial import FIRST_CHANNEL_PORT, is_port, occupied_virtio_serial
 from qemushim.address.walk import devices_in_order, index_of, number, pci_address
+from qemushim.devices.address import Address
 from qemushim.devices.base import Device
 from qemushim.inspect.survey import Survey, label
 
@@ -395,7 +396,7 @@ _DRIVE_NAMES: dict[str, Callable[[At], str]] = {
 
 
 def _ccw_number(device: Device) -> int:
-    return number(device.node.ensure("address"), "devno")
+    return Address(device.node.ensure("address")).devno or 0
 
 
 def _ccw_name(devno: int) -> str:
