@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from qemushim.address.needs import PCI, Kind, Need
 from qemushim.address.pci import BUS_KINDS, Abilities, PciTree
+from qemushim.address.pcilayout import PciLayout
 from qemushim.devices.address import PciAddress
 from qemushim.document.parse import parse
 from qemushim.emulator.model import Emulator
-from qemushim.errors import AddressError
+from qemushim.errors import AddressError, ConfigError
 from qemushim.guest import Guest
 from qemushim.host import Host, PciDevice
 from tests.small_guests import ARM, LATEST, PSERIES, S390, document, refusal, stored
@@ -454,6 +455,45 @@ def test_a_failure_changes_nothing(bus_number: int, slot: int, function: int) ->
     else:
         tree.release(place)
         assert ([list(b.slots) for b in tree.buses], list(tree.free())) == before
+
+
+_PORTS = "".join(bus(number, "pcie-root-port") for number in range(1, 9))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["pc", "q35"]),
+    st.lists(
+        st.sampled_from(
+            [
+                nic(),
+                nic("e1000"),
+                nic("virtio", at(0, 9)),
+                nic("virtio", at(1, 0)),
+                bus(9, "pcie-root-port"),
+                _PORTS,
+            ]
+        ),
+        max_size=12,
+        unique=True,
+    ),
+    st.integers(0, 32),
+)
+def test_a_round_that_is_left_out_would_have_added_nothing(
+    machine: str, devices: list[str], more: int
+) -> None:
+    text = document("".join(devices) + nic() * more, machine=machine)
+
+    def outcome() -> str:
+        try:
+            return Guest.from_xml(text).define(LATEST, Host.nominal()).to_xml()
+        except ConfigError as refused:
+            return str(refused)
+
+    found = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PciLayout, "has_room", lambda layout: False)
+        assert outcome() == found
 
 
 def test_release_makes_the_lowest_slot_the_next() -> None:

@@ -7,6 +7,7 @@ https://libvirt.org/pci-addresses.html
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -133,14 +134,40 @@ class PciLayout:
 
     # -- the two rounds --------------------------------------------------------------------------------------
 
+    def has_buses(self) -> bool:
+        """Whether every place that the document names is on a bus that is there."""
+        buses = len(self.controllers)
+        return buses > max(map(index_of, self.controllers), default=-1) and all(
+            place.bus < buses for _, place in self.places
+        )
+
     def is_complete(self) -> bool:
         """Whether every PCI device has its place, and every place its bus: nothing could be added then."""
-        buses = len(self.controllers)
-        if buses <= max(map(index_of, self.controllers), default=-1):
+        return self.has_buses() and all(self.need(device).kind is Kind.NONE for device in self.open)
+
+    def has_room(self) -> bool:
+        """Whether the open devices find room, in whatever order, on the root bus or in ports that are there.
+
+        If so, no bus is going to be added.  If not, one may be: only a dry run tells.
+        """
+        if self.abilities.many_roots or not self.has_buses():
             return False
-        if any(place.bus >= buses for _, place in self.places):
+        needs = [need for need in map(self.need, self.open) if need.kind is not Kind.NONE]
+        if any(need.integrated for need in needs):
             return False
-        return all(self.need(device).kind is Kind.NONE for device in self.open)
+        kinds = Counter(need.kind for need in needs)
+        slots = _ROOT_SLOTS - len({place.slot for _, place in self.places if not place.bus})
+        if not self.express:
+            # one is kept for a bridge, see ``dry_run``
+            return kinds.keys() <= _ON_ROOT and kinds.total() < slots
+        taken = {place.bus for _, place in self.places}
+        ports = [c for c in self.controllers if c.node.attrib.get("model") == "pcie-root-port"]
+        return (
+            kinds.keys() <= {Kind.PCIE, Kind.PCIE_ROOT_PORT}
+            and kinds[Kind.PCIE_ROOT_PORT] <= slots
+            and kinds[Kind.PCIE] <= sum(index_of(port) not in taken for port in ports)
+            and any(map(index_of, self.controllers))
+        )
 
     def dry_run(self) -> None:
         """Find out how many buses there must be, and add the controllers that give them."""
@@ -227,6 +254,10 @@ class PciLayout:
         return None
 
 
+#: the slots of a root bus that devices can take: there are 31, but for those of the chipset
+_ROOT_SLOTS = 31 - 1
+#: what a conventional root bus takes
+_ON_ROOT = frozenset({Kind.PCI, Kind.PCI_BRIDGE})
 #: whether there is PCI Express → model of the root
 _ROOT_MODELS = {True: "pcie-root", False: "pci-root"}
 
@@ -260,7 +291,7 @@ def assign_pci(d: Define) -> None:
     complete = bool(layout.controllers) and layout.is_complete()
     if complete and d.start:
         return  # the definition was complete, and was checked when it was made
-    if layout.controllers and not complete:
+    if layout.controllers and not complete and not layout.has_room():
         layout.dry_run()
         layout.controllers = pci_controllers(d.domain)
         layout.open = open_devices(d.domain)

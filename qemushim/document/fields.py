@@ -500,13 +500,23 @@ class One(Field["Element | None"], Generic[Element]):
         self.keep_empty = keep_empty
 
     def item_class(self) -> type[Element]:
-        return self.kind if isinstance(self.kind, type) else self.kind()
+        if not isinstance(self.kind, type):
+            # a class that was not there yet when the field was declared
+            self.kind = self.kind()
+        return self.kind
 
     def __get__(self, item: Any, owner: type) -> Any:
         if item is None:
             return self
-        node = item.node.descend(self.steps)
-        return None if node is None else self.item_class()(node)
+        node = item.node
+        for tag in self.steps:
+            for child in node.children:
+                if child.tag == tag:
+                    node = child
+                    break
+            else:
+                return None
+        return self.item_class()(node)
 
     def ensure(self, item: Item) -> Element:
         """The child's item, made where missing."""
@@ -521,7 +531,9 @@ class Many(Field["list[Element]"], Generic[Element]):
         self.kind = kind
 
     def item_class(self) -> type[Element]:
-        return self.kind if isinstance(self.kind, type) else self.kind()
+        if not isinstance(self.kind, type):
+            self.kind = self.kind()
+        return self.kind
 
     def __get__(self, item: Any, owner: type) -> Any:
         if item is None:
