@@ -460,40 +460,32 @@ def test_a_failure_changes_nothing(bus_number: int, slot: int, function: int) ->
 _PORTS = "".join(bus(number, "pcie-root-port") for number in range(1, 9))
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    st.sampled_from(["pc", "q35"]),
-    st.lists(
-        st.sampled_from(
-            [
-                nic(),
-                nic("e1000"),
-                nic("virtio", at(0, 9)),
-                nic("virtio", at(1, 0)),
-                bus(9, "pcie-root-port"),
-                _PORTS,
-            ]
-        ),
-        max_size=12,
-        unique=True,
-    ),
-    st.integers(0, 32),
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+@pytest.mark.parametrize(
+    "devices",
+    [
+        "",
+        nic("e1000"),
+        nic("virtio", at(0, 9)),
+        _PORTS,
+        _PORTS + nic("virtio", at(1, 0)),
+        bus(9, "pcie-root-port"),
+    ],
 )
-def test_a_round_that_is_left_out_would_have_added_nothing(
-    machine: str, devices: list[str], more: int
-) -> None:
-    text = document("".join(devices) + nic() * more, machine=machine)
+def test_a_round_that_is_left_out_would_have_added_nothing(machine: str, devices: str) -> None:
+    for more in (0, 1, 4, 5, 6, 7, 8, 9, *range(26, 33)):
+        text = document(devices + nic() * more, machine=machine)
 
-    def outcome() -> str:
-        try:
-            return Guest.from_xml(text).define(LATEST, Host.nominal()).to_xml()
-        except ConfigError as refused:
-            return str(refused)
+        def outcome(text: str = text) -> str:
+            try:
+                return Guest.from_xml(text).define(LATEST, Host.nominal()).to_xml()
+            except ConfigError as refused:
+                return str(refused)
 
-    found = outcome()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PciLayout, "has_room", lambda layout: False)
-        assert outcome() == found
+        found = outcome()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PciLayout, "has_room", lambda layout: False)
+            assert outcome() == found
 
 
 def test_release_makes_the_lowest_slot_the_next() -> None:

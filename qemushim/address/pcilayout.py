@@ -57,6 +57,11 @@ _ORDER: tuple[tuple[str, Callable[[Device], bool] | None], ...] = (
 )  # fmt: skip
 
 
+def _is_first_sata(device: Device) -> bool:
+    """On q35 it is part of the ICH9."""
+    return device.tag == "controller" and device.node.get("type") == "sata" and index_of(device) == 0
+
+
 def open_devices(domain: Domain) -> list[Device]:
     """The devices that may want an address, in the order in which they get it."""
     found: list[Device] = []
@@ -152,7 +157,9 @@ class PciLayout:
         """
         if self.abilities.many_roots or not self.has_buses():
             return False
-        needs = [need for need in map(self.need, self.open) if need.kind is not Kind.NONE]
+        q35 = self.board.is_q35
+        open_ = (device for device in self.open if not (q35 and _is_first_sata(device)))
+        needs = [need for need in map(self.need, open_) if need.kind is not Kind.NONE]
         if any(need.integrated for need in needs):
             return False
         kinds = Counter(need.kind for need in needs)
@@ -166,7 +173,6 @@ class PciLayout:
             kinds.keys() <= {Kind.PCIE, Kind.PCIE_ROOT_PORT}
             and kinds[Kind.PCIE_ROOT_PORT] <= slots
             and kinds[Kind.PCIE] <= sum(index_of(port) not in taken for port in ports)
-            and any(map(index_of, self.controllers))
         )
 
     def dry_run(self) -> None:
