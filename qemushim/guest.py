@@ -23,7 +23,6 @@ from qemushim.devices.base import Device
 from qemushim.devices.bootindex import check_boot_order
 from qemushim.devices.disk_check import check_disks_together, check_drive_addresses
 from qemushim.devices.export import export_interfaces
-from qemushim.devices.hostdev import check_hostdevs_together
 from qemushim.devices.prepare import prepare_devices
 from qemushim.document.item import Item
 from qemushim.document.node import Node
@@ -90,6 +89,14 @@ def check_devices(d: Define) -> None:
         device.check(d)
 
 
+def check_hostdevs(d: Define) -> None:
+    """What host devices must not be together; a guest without any does not load what they are."""
+    if d.domain.lists["hostdev"]:
+        from qemushim.devices.hostdev import check_hostdevs_together
+
+        check_hostdevs_together(d)
+
+
 def place_devices(d: Define) -> None:
     """Addresses, with the places left free that another document of the guest has given away."""
     lists = d.domain.lists
@@ -153,7 +160,7 @@ CHECK: tuple[Step, ...] = (
     check_addresses,
     check_devices,
     check_disks_together,
-    check_hostdevs_together,
+    check_hostdevs,
     check_drive_addresses,
     check_aliases,
     check_whole,

@@ -2,63 +2,72 @@
 
 from __future__ import annotations
 
-from qemushim.devices.audio import Audio, Sound
-from qemushim.devices.base import Device
-from qemushim.devices.chardev import Channel, Console, Parallel, Serial
-from qemushim.devices.controller import Controller
-from qemushim.devices.disk import Disk
-from qemushim.devices.filesystem import Filesystem
-from qemushim.devices.graphics import Graphics
-from qemushim.devices.hostdev import Hostdev
-from qemushim.devices.input import Hub, Input
-from qemushim.devices.interface import Interface
-from qemushim.devices.iommu import Iommu
-from qemushim.devices.lease import Lease
-from qemushim.devices.memballoon import Memballoon
-from qemushim.devices.memory import MemoryDevice
-from qemushim.devices.nvram import Nvram, Pstore
-from qemushim.devices.redirdev import Redirdev, Redirfilter
-from qemushim.devices.rng import Crypto, Rng
-from qemushim.devices.shmem import Shmem
-from qemushim.devices.smartcard import Smartcard
-from qemushim.devices.tpm import Tpm
-from qemushim.devices.video import Video
-from qemushim.devices.vsock import Vsock
-from qemushim.devices.watchdog import Panic, Watchdog
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qemushim.devices.base import Device
+
+#: tag → module and class, in the order in which libvirt writes them
+_PLACES = {
+    "disk": "disk.Disk",
+    "controller": "controller.Controller",
+    "lease": "lease.Lease",
+    "filesystem": "filesystem.Filesystem",
+    "interface": "interface.Interface",
+    "smartcard": "smartcard.Smartcard",
+    "serial": "chardev.Serial",
+    "parallel": "chardev.Parallel",
+    "console": "chardev.Console",
+    "channel": "chardev.Channel",
+    "input": "input.Input",
+    "tpm": "tpm.Tpm",
+    "graphics": "graphics.Graphics",
+    "sound": "audio.Sound",
+    "audio": "audio.Audio",
+    "video": "video.Video",
+    "hostdev": "hostdev.Hostdev",
+    "redirdev": "redirdev.Redirdev",
+    "redirfilter": "redirdev.Redirfilter",
+    "hub": "input.Hub",
+    "watchdog": "watchdog.Watchdog",
+    "memballoon": "memballoon.Memballoon",
+    "rng": "rng.Rng",
+    "nvram": "nvram.Nvram",
+    "panic": "watchdog.Panic",
+    "shmem": "shmem.Shmem",
+    "memory": "memory.MemoryDevice",
+    "crypto": "rng.Crypto",
+    "iommu": "iommu.Iommu",
+    "vsock": "vsock.Vsock",
+    "pstore": "nvram.Pstore",
+}
+
+
+class Kinds(Mapping[str, "type[Device]"]):
+    """Tag → kind.  Its module is loaded when a device of it is first met: a guest has ten kinds of thirty."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = places
+        self._loaded: dict[str, type[Device]] = {}
+
+    def __getitem__(self, tag: str) -> type[Device]:
+        kind = self._loaded.get(tag)
+        if kind is None:
+            module, name = self._places[tag].split(".")
+            kind = self._loaded[tag] = getattr(import_module(f"{__name__}.{module}"), name)
+        return kind
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, tag: object) -> bool:
+        return tag in self._places
+
 
 #: every kind, in the order in which libvirt writes them
-KINDS: tuple[type[Device], ...] = (
-    Disk,
-    Controller,
-    Lease,
-    Filesystem,
-    Interface,
-    Smartcard,
-    Serial,
-    Parallel,
-    Console,
-    Channel,
-    Input,
-    Tpm,
-    Graphics,
-    Sound,
-    Audio,
-    Video,
-    Hostdev,
-    Redirdev,
-    Redirfilter,
-    Hub,
-    Watchdog,
-    Memballoon,
-    Rng,
-    Nvram,
-    Panic,
-    Shmem,
-    MemoryDevice,
-    Crypto,
-    Iommu,
-    Vsock,
-    Pstore,
-)
-#: tag → kind
-BY_TAG: dict[str, type[Device]] = {kind.tag: kind for kind in KINDS}
+BY_TAG = Kinds(_PLACES)

@@ -42,8 +42,8 @@ _LISTED = {
 _COUNTED = {"crypto": "crypto", "filesystem": "fs", "rng": "rng"}
 #: kinds of which there is one
 _SINGLE = {"iommu": "iommu0", "memballoon": "balloon0", "pstore": "pstore0", "vsock": "vsock0"}
-#: models of memory devices known by their slot, and those that are counted
-_SLOTTED_MEMORY = frozenset({"dimm", "nvdimm"})
+#: models of memory devices that QEMU plugs into a slot of the board, which they are known by; those that are counted
+SLOTTED_MEMORY = frozenset({"dimm", "nvdimm"})
 _MEMORY = {"sgx-epc": "epc", "virtio-mem": "virtiomem", "virtio-pmem": "virtiopmem"}
 
 
@@ -151,7 +151,7 @@ class Aliases:
 
     def _memory(self, device: Device) -> str:
         model = device.node.get("model") or ""
-        if model in _SLOTTED_MEMORY:
+        if model in SLOTTED_MEMORY:
             return f"{model}{parse_unsigned(device.node.value('address/@slot') or '0')}"
         return self._count(_MEMORY.get(model, model), ("memory",))
 

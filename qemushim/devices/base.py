@@ -99,6 +99,12 @@ class Device(Item):
         """The arguments that make the device, back end first."""
         yield from ()
 
+    @classmethod
+    def all_options(cls, b: Build) -> Iterator[Option]:
+        """The arguments of all devices of the kind."""
+        for device in b.domain.lists[cls.tag]:
+            yield from device.options(b)
+
     # -- what many kinds need ----------------------------------------------------------------------------------------
 
     @property

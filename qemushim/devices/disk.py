@@ -315,6 +315,13 @@ class Disk(Device):
     def options(self, b: Build) -> Iterator[Option]:
         return options_of(self, b)
 
+    @classmethod
+    def all_options(cls, b: Build) -> Iterator[Option]:
+        """Every disk, with the floppy controller before the first."""
+        yield from floppy_options(b)
+        for device in b.domain.lists["disk"]:
+            yield from device.options(b)
+
 
 #: attributes of ``<driver>`` whose word ``default`` is not stored
 _DEFAULTABLE = ("cache", "error_policy", "rerror_policy")
@@ -347,11 +354,4 @@ def _hostdev_sits_at(d: Define, place: DriveAddress) -> bool:
     return False
 
 
-def disk_options(b: Build) -> Iterator[Option]:
-    """Every disk, with the floppy controller before the first."""
-    yield from floppy_options(b)
-    for device in b.domain.lists["disk"]:
-        yield from device.options(b)
-
-
-__all__ = ["Disk", "DiskDriver", "disk_options", "drive_address_of"]
+__all__ = ["Disk", "DiskDriver", "drive_address_of"]

@@ -520,9 +520,3 @@ def _complete_ip(ip: Ip) -> None:
 def hostdev_interfaces(c: Context) -> list[Interface]:
     """The interfaces that are network cards of the host, in document order."""
     return [interface for interface in c.domain.all(Interface) if interface.is_hostdev(c.host)]
-
-
-def interface_options(b: Build) -> Iterator[Option]:
-    """Every interface but those that are host devices."""
-    for device in b.domain.lists["interface"]:
-        yield from device.options(b)

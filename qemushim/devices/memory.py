@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from qemushim.context import Build, Define
 
 MODELS = ("dimm", "nvdimm", "virtio-pmem", "virtio-mem", "sgx-epc")
-#: models that QEMU plugs into a slot of the board
-SLOTTED = frozenset({"dimm", "nvdimm"})
 VIRTIO = frozenset({"virtio-pmem", "virtio-mem"})
 
 

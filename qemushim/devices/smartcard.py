@@ -94,8 +94,8 @@ class Smartcard(Device):
         given["bus"] = f"{controller_alias(b, 'ccid', controller)}.0"
         yield b.device(given, self.node, "a smartcard in a CCID reader")
 
-
-def smartcard_options(b: Build) -> Iterator[Option]:
-    """The first smartcard: QEMU takes one."""
-    for device in b.domain.lists["smartcard"][:1]:
-        yield from device.options(b)
+    @classmethod
+    def all_options(cls, b: Build) -> Iterator[Option]:
+        """The first smartcard: QEMU takes one."""
+        for device in b.domain.lists["smartcard"][:1]:
+            yield from device.options(b)

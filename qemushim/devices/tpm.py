@@ -221,9 +221,3 @@ def _check_external(backend: TpmBackend) -> None:
 def emulator_socket(b: Build) -> str:
     """Where the guest's swtpm listens."""
     return b.host.tpm_socket or f"{b.host.paths.run}/swtpm/{b.short_name}-swtpm.sock"
-
-
-def tpm_options(b: Build) -> Iterator[Option]:
-    """TPMs and proxies, in document order."""
-    for device in b.domain.lists["tpm"]:
-        yield from device.options(b)

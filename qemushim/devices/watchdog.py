@@ -60,22 +60,22 @@ class Watchdog(Device):
         properties: dict[str, Value] = {"driver": self.model, "id": self.alias, **address_properties(self, b)}
         yield b.device(properties, self.node, "a timer that the guest must reset")
 
-
-def watchdog_options(b: Build) -> Iterator[Option]:
-    """Watchdogs, then the one action they share."""
-    watchdogs = b.domain.all(Watchdog)
-    for watchdog in watchdogs:
-        yield from watchdog.options(b)
-    for watchdog in watchdogs:
-        if watchdog.model == "itco":
-            yield b.option(
-                "-global", "ICH9-LPC.noreboot=off", watchdog.node, "let the chipset's own watchdog act"
-            )
-            break
-    if watchdogs:
-        last = watchdogs[-1]
-        rule = "what a watchdog does to a guest that hangs"
-        yield b.option("-watchdog-action", action_of(last), last.node, rule)
+    @classmethod
+    def all_options(cls, b: Build) -> Iterator[Option]:
+        """Watchdogs, then the one action they share."""
+        watchdogs = b.domain.all(Watchdog)
+        for watchdog in watchdogs:
+            yield from watchdog.options(b)
+        for watchdog in watchdogs:
+            if watchdog.model == "itco":
+                yield b.option(
+                    "-global", "ICH9-LPC.noreboot=off", watchdog.node, "let the chipset's own watchdog act"
+                )
+                break
+        if watchdogs:
+            last = watchdogs[-1]
+            rule = "what a watchdog does to a guest that hangs"
+            yield b.option("-watchdog-action", action_of(last), last.node, rule)
 
 
 def action_of(watchdog: Watchdog) -> str:

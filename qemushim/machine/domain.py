@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemushim.board import Board, board_of
-from qemushim.devices import BY_TAG, KINDS
+from qemushim.devices import BY_TAG
 from qemushim.devices.base import Device
 from qemushim.document.fields import (
     Choice,
@@ -45,6 +46,8 @@ from qemushim.machine.vcpu import IothreadIds, Vcpu, Vcpus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qemushim.devices.memory import MemoryDevice
+
 D = TypeVar("D", bound=Device)
 #: named here, because ``Domain`` has a field that is called ``type``
 Kind = type[D]
@@ -71,7 +74,7 @@ class Devices(Item):
 
     @classmethod
     def make_schema(cls) -> Schema:
-        kinds: list[Field[Any]] = [Many(kind.tag, kind) for kind in KINDS]
+        kinds: list[Field[Any]] = [Many(tag, partial(BY_TAG.__getitem__, tag)) for tag in BY_TAG]
         return Schema.of([*cls.fields.values(), *kinds])
 
 
@@ -146,9 +149,9 @@ class Domain(Item):
             return
         self.lists = {tag: [] for tag in BY_TAG}
         for child in devices.children if devices is not None else ():
-            kind = BY_TAG.get(child.tag)
-            if kind is not None:
-                insert_device(self.lists[child.tag], kind(child))
+            listed = self.lists.get(child.tag)
+            if listed is not None:
+                insert_device(listed, BY_TAG[child.tag](child))
 
     # -- what everything asks ------------------------------------------------------------
 
@@ -192,6 +195,11 @@ class Domain(Item):
     def all(self, kind: Kind[D]) -> list[D]:
         """The devices of one kind, in libvirt's order (see ``order.insert_device``)."""
         return self.lists[kind.tag]  # type: ignore[return-value]
+
+    @property
+    def memory_devices(self) -> list[MemoryDevice]:
+        """``all(MemoryDevice)``, for callers who have no use for the class where there are none."""
+        return self.lists["memory"]  # type: ignore[return-value]
 
     def every(self) -> Iterator[Device]:
         """Every device, kind by kind in the order in which phases walk them."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from qemushim.devices import BY_TAG
 from qemushim.devices.audio import default_audio
 from qemushim.devices.base import Device
 from qemushim.devices.controller import Controller
 from qemushim.devices.input import Input
-from qemushim.devices.iommu import Iommu
 from qemushim.devices.memballoon import Memballoon
 from qemushim.devices.video import Video
-from qemushim.devices.watchdog import Panic, Watchdog
 from qemushim.document.units import parse_unsigned
 from qemushim.errors import error
 
@@ -211,7 +210,7 @@ def _add_panic(d: Define) -> None:
     """Boards whose firmware tells the host of a crash."""
     model = "pseries" if d.board.is_pseries else "s390" if d.board.is_s390 else ""
     if model and not any(panic.node.get("model") in (None, model) for panic in d.domain.lists["panic"]):
-        d.domain.add(Panic, {"model": model})
+        d.domain.add(BY_TAG["panic"], {"model": model})
 
 
 def _add_itco(domain: Domain) -> None:
@@ -219,7 +218,7 @@ def _add_itco(domain: Domain) -> None:
     watchdogs = domain.lists["watchdog"]
     if not any(watchdog.node.get("model") == "itco" for watchdog in watchdogs):
         action = watchdogs[0].node.get("action") if watchdogs else None
-        domain.add(Watchdog, {"model": "itco", "action": action or "reset"})
+        domain.add(BY_TAG["watchdog"], {"model": "itco", "action": action or "reset"})
 
 
 def _add_iommu(d: Define) -> None:
@@ -228,7 +227,7 @@ def _add_iommu(d: Define) -> None:
     wanted = ("intel-iommu", "intel-iommu.intremap", "intel-iommu.eim")
     if cpus <= _APIC_CPUS or d.domain.lists["iommu"] or not all(map(d.emulator.flag, wanted)):
         return
-    iommu = d.domain.add(Iommu, {"model": "intel"})
+    iommu = d.domain.add(BY_TAG["iommu"], {"model": "intel"})
     iommu.node.add("driver", {"intremap": "on", "eim": "on"})
 
 

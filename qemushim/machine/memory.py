@@ -6,11 +6,10 @@ All sizes are KiB.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qemushim.command.option import Option
 from qemushim.devices.membackend import Memory, backend_options
-from qemushim.devices.memory import MemoryDevice
 from qemushim.document.fields import Choice, Many, NumberSet, Present, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.sizes import KibUnit, SizeAttribute
@@ -20,6 +19,7 @@ from qemushim.machine.numa import cells_of, has_cells, prealloc_options
 if TYPE_CHECKING:
     from qemushim.context import Build, Define
     from qemushim.devices.base import Device
+    from qemushim.devices.memory import MemoryDevice
     from qemushim.machine.domain import Domain
 
 #: the largest amount of memory that libvirt can hold: 2^63 - 1 bytes
@@ -56,7 +56,7 @@ class MemoryBacking(Item):
 def complete_memory(d: Define) -> None:
     """Memory sums, hugepages."""
     domain = d.domain
-    pluggable = sum(device.size for device in domain.all(MemoryDevice))
+    pluggable = sum(device.size for device in domain.memory_devices)
     cells = cells_of(domain)
     total = domain.memory or 0
     if not total or (d.update and cells):
@@ -192,7 +192,7 @@ def align_memory(d: Define) -> None:
             )
         domain.max_memory = most
     pluggable = 0
-    for place, device in enumerate(domain.all(MemoryDevice)):
+    for place, device in enumerate(domain.memory_devices):
         device.align(d.board)
         pluggable += device.size
         if pluggable > LARGEST:
@@ -204,9 +204,10 @@ def align_memory(d: Define) -> None:
 
 def count_memory(domain: Domain, device: Device, *, leaves: bool = False) -> None:
     """A device joined the guest, or leaves it: memory that is a device is part of all memory."""
-    if not isinstance(device, MemoryDevice) or not domain.memory:
+    if device.tag != "memory" or not domain.memory:
         return
-    change = -device.size if leaves else device.size
+    size = cast("MemoryDevice", device).size
+    change = -size if leaves else size
     if domain.current_memory is not None:
         domain.current_memory = max(domain.current_memory + change, 0)
     domain.memory = max(domain.memory + change, 0)
@@ -215,7 +216,7 @@ def count_memory(domain: Domain, device: Device, *, leaves: bool = False) -> Non
 def initial_memory(domain: Domain) -> int:
     """What the guest has before any memory device is plugged in."""
     total: int = domain.memory or 0
-    pluggable: int = sum(device.size for device in domain.all(MemoryDevice))
+    pluggable: int = sum(device.size for device in domain.memory_devices)
     return total - pluggable
 
 

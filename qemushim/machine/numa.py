@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.membackend import Memory, backend_options, backing_of, hugepage_path, is_needed
-from qemushim.devices.memory import MemoryDevice
 from qemushim.document.fields import Choice, Many, NumberSet, Switch, Unsigned
 from qemushim.document.item import Item, Schema
 from qemushim.document.sizes import KibUnit, SizeAttribute
@@ -294,7 +293,7 @@ def complete_numa(d: Define) -> None:
 
 
 def _add_cell(d: Define) -> None:
-    devices = d.domain.all(MemoryDevice)
+    devices = d.domain.memory_devices
     size = (d.domain.memory or 0) - sum(device.size for device in devices)
     cell = d.domain.node.ensure("cpu/numa").add("cell", {"id": "0"})
     Cell(cell).memory = max(size, 0)

@@ -8,16 +8,11 @@ from math import inf
 from typing import TYPE_CHECKING, cast
 
 from qemushim.command.option import Option
+from qemushim.devices import BY_TAG
 from qemushim.devices.address import disk_index
 from qemushim.devices.base import Device
 from qemushim.devices.controller import Controller, pci_hole64_options
-from qemushim.devices.disk import Disk, disk_options
-from qemushim.devices.hostdev import hostdev_options
-from qemushim.devices.interface import interface_options
-from qemushim.devices.smartcard import smartcard_options
-from qemushim.devices.tpm import tpm_options
-from qemushim.devices.video import Video
-from qemushim.devices.watchdog import watchdog_options
+from qemushim.devices.interface import hostdev_interfaces
 from qemushim.document.units import parse_integer
 
 if TYPE_CHECKING:
@@ -88,9 +83,9 @@ def _video(devices: list[Device], new: Device) -> int:
 
 
 _PLACES: dict[str, Callable[[list[Device], Device], int]] = {
-    Controller.tag: _controller,
-    Disk.tag: _disk,
-    Video.tag: _video,
+    "controller": _controller,
+    "disk": _disk,
+    "video": _video,
 }
 
 
@@ -105,8 +100,8 @@ def insert_device(devices: list[Device], new: Device) -> None:
 
 def _of_kind(tag: str) -> Callable[[Build], Iterator[Option]]:
     def options(b: Build) -> Iterator[Option]:
-        for device in b.domain.lists[tag]:
-            yield from device.options(b)
+        if b.domain.lists[tag]:
+            yield from BY_TAG[tag].all_options(b)
 
     options.__name__ = f"{tag}_options"
     return options
@@ -134,17 +129,20 @@ def _controllers(b: Build) -> Iterator[Option]:
             yield from device.options(b)
 
 
+def _hostdevs(b: Build) -> Iterator[Option]:
+    """Host devices, and the network cards among them that are interfaces."""
+    if b.domain.lists["hostdev"] or hostdev_interfaces(b):
+        from qemushim.devices.hostdev import hostdev_options
+
+        yield from hostdev_options(b)
+
+
 #: groups that are more than “every device of that tag”
 _GROUPS: dict[str, Callable[[Build], Iterator[Option]]] = {
     "controller": _controllers,
     "ccid": _filtered("controller", lambda device: device.node.get("type") == "ccid"),
     "pci-hole64": pci_hole64_options,
-    "disk": disk_options,
-    "hostdev": hostdev_options,
-    "interface": interface_options,
-    "watchdog": watchdog_options,
-    "tpm": tpm_options,
-    "smartcard": smartcard_options,
+    "hostdev": _hostdevs,
 }
 
 

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qemushim.devices.memory import SLOTTED, MemoryDevice
+from qemushim.devices.alias import SLOTTED_MEMORY
 from qemushim.errors import error
 from qemushim.machine.numa import cells_of
 
 if TYPE_CHECKING:
     from qemushim.context import Define
+    from qemushim.devices.memory import MemoryDevice
 
 #: models that a NUMA cell of the guest must be named for
-_NEED_CELL = SLOTTED | {"virtio-mem"}
+_NEED_CELL = SLOTTED_MEMORY | {"virtio-mem"}
 
 
 def check_memory_devices(d: Define) -> None:
     """Cells, slots and addresses of all memory devices together."""
     domain = d.domain
-    devices = domain.all(MemoryDevice)
+    devices = domain.memory_devices
     cells = len(cells_of(domain))
-    slotted = sum(device.model in SLOTTED for device in devices)
+    slotted = sum(device.model in SLOTTED_MEMORY for device in devices)
     # ppc64 plugs memory into the board, s390 into the channel subsystem: neither needs a cell
     wanted = bool(domain.max_memory or slotted) and not (d.board.is_ppc64 or d.board.is_ccw)
     if wanted and not cells:
@@ -67,7 +68,9 @@ def _check_cell(device: MemoryDevice, cells: int) -> None:
 
 def _check_overlap(devices: list[MemoryDevice]) -> None:
     """Virtio memory that is told where to be in guest-physical memory; what sits in slots is left to QEMU."""
-    placed = [(device.base, device) for device in devices if device.base and device.model not in SLOTTED]
+    placed = [
+        (device.base, device) for device in devices if device.base and device.model not in SLOTTED_MEMORY
+    ]
     for number, (base, device) in enumerate(placed):
         end = base + device.size * 1024
         for other, neighbour in placed[number + 1 :]:
