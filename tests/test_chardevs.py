@@ -344,12 +344,12 @@ def test_redirection_rules_are_written_as_usb_has_them() -> None:
             "internal error: chardev reconnect is possible only for connect mode",
         ),
         (
-            channel("tcp <source host='h' service='1'><reconnect enabled='yes'/></source>"),
+            channel("tcp <source host='h' service='1'><reconnect enabled='yes' timeout='0'/></source>"),
             "invalid argument: chardev reconnect source timeout cannot be '0'",
         ),
         (
             "<serial type='pty'><target type='tin-can'/></serial>",
-            "XML error: unknown target type 'tin-can' specified for character device",
+            "unsupported configuration: unknown target type 'tin-can' specified for character device",
         ),
         (
             "<serial type='string'/>",
@@ -357,11 +357,11 @@ def test_redirection_rules_are_written_as_usb_has_them() -> None:
         ),
         (
             "<channel type='pty'/>",
-            "XML error: target type must be specified for channel device",
+            "unsupported configuration: unknown target type '(null)' specified for character device",
         ),
         (
             "<redirdev/>",
-            "XML error: Missing required attribute 'type' in element 'redirdev'",
+            "internal error: missing type in redirdev",
         ),
     ],
 )

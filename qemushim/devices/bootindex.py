@@ -72,7 +72,9 @@ def check_boot_order(d: Define) -> None:
             )
         device.loadparm = device.loadparm
         if order in seen:
-            raise error.xml(f"boot order '{order}' used for more than one device", boot)
+            raise error.unsupported(
+                f"boot order '{order}' used for more than one device", boot, "number them 1, 2, 3, …"
+            )
         seen.add(order)
     os = d.domain.node.child("os")
     if seen and os is not None and os.child("boot") is not None:

@@ -22,7 +22,7 @@ from qemushim.devices.placement import address_properties
 from qemushim.document.fields import Choice, One, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
-from qemushim.document.units import ip_version, parse_unsigned
+from qemushim.document.units import parse_integer, parse_unsigned, plain_address
 from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
@@ -80,28 +80,43 @@ class TargetType(Choice[Any]):
     """What the guest sees; libvirt has words of its own for a wrong one."""
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
-        return error.xml(f"unknown target type '{raw}' specified for character device", place, self.advice())
+        message = f"unknown target type '{raw}' specified for character device"
+        return error.unsupported(message, place, self.advice())
+
+
+class TargetPort(Unsigned["int | None"]):
+    """The number of a port; -1 for the next that is free."""
+
+    def __init__(self) -> None:
+        super().__init__("@port")
+        self.says("Invalid port number: {}", "XML error")
+
+    def read(self, raw: str) -> int | None:
+        number = parse_integer(raw)
+        return self.bounded(number) if number >= 0 else self.bounded(number + (1 << self.bits))
 
 
 class SerialTarget(Item):
     type = TargetType("@type", SERIAL_TYPES)
-    port = Unsigned("@port")
-    model = Choice("model/@name", SERIAL_MODELS)
+    port = TargetPort()
+    model = Choice("model/@name", ("", *SERIAL_MODELS)).says(
+        "unknown target model '{}' specified for character device"
+    )
 
 
 class ParallelTarget(Item):
-    port = Unsigned("@port")
+    port = TargetPort()
 
 
 class ConsoleTarget(Item):
     type = TargetType("@type", CONSOLE_TYPES)
-    port = Unsigned("@port")
+    port = TargetPort()
 
 
 class ChannelTarget(Item):
     type = TargetType("@type", ("guestfwd", "virtio", "xen"))
     address = Text("@address")
-    port = Unsigned("@port")
+    port = Unsigned("@port").later()
     name = Text("@name")
 
 
@@ -124,6 +139,8 @@ class CharDevice(Device):
     def set_default_port(self, d: Define) -> None:
         """A port beyond the highest that its kind has."""
         target = self.node.ensure("target")
+        if (target.get("port") or "").strip() in ("-1", str((1 << TargetPort.bits) - 1)):
+            target.drop("port")
         if target.get("port") is None:
             ports = (device.node.value("target/@port") for device in d.domain.lists[self.tag])
             target.set(
@@ -151,13 +168,14 @@ class Serial(CharDevice):
         # a document's isa-serial is the default of old, whatever the machine
         if target.type in (None, "isa-serial"):
             target.type = default_serial_type(d.board)
-        if target.model is None:
+        if not target.model:
             target.model = default_serial_model(target.type, d.board)
         self.set_default_port(d)
 
     def check(self, d: Define) -> None:
         super().check(d)
         target = SerialTarget(self.node.ensure("target"))
+        self._check_address(target)
         kind = _TYPES.get(target.model or "", target.type)
         if kind != target.type:
             raise error.unsupported(
@@ -172,19 +190,25 @@ class Serial(CharDevice):
                 self.node,
                 "leave the target to the default of the machine",
             )
-        wanted = _ADDRESSES.get(target.type or "")
-        given = self.address_type
-        if given and wanted is not None and given != wanted:
-            raise error.unsupported(
-                f"Target type '{target.type}' requires address type '{wanted}'"
-                if wanted
-                else f"Target type '{target.type}' cannot have an associated address",
-                self.node,
-                "leave the address out",
-            )
         model = target.model
         if model and not self.is_platform(d.board) and not d.emulator.has_device(model):
-            raise error.unsupported(f"'{model}' is not supported in this QEMU binary", self.node)
+            name = model if model in ("sclpconsole", "sclplmconsole") else f"'{model}'"
+            raise error.unsupported(
+                f"{name} is not supported in this QEMU binary", self.node, "another type of <target>"
+            )
+
+    def _check_address(self, target: SerialTarget) -> None:
+        wanted = _ADDRESSES.get(target.type or "")
+        given = self.address_type
+        if not given or wanted is None or given == wanted:
+            return
+        if target.type == "usb-serial":
+            message = "usb-serial requires address of usb type"
+        elif wanted:
+            message = f"Target type '{target.type}' requires address type '{wanted}'"
+        else:
+            message = f"Target type '{target.type}' cannot have an associated address"
+        raise error.unsupported(message, self.node, "leave the address out")
 
     def is_platform(self, board: Board) -> bool:
         """Whether the port is one that the board is built with, to be connected rather than added."""
@@ -200,6 +224,9 @@ class Serial(CharDevice):
     def options(self, b: Build) -> Iterator[Option]:
         yield from self.chardev(b)
         target = SerialTarget(self.node.ensure("target"))
+        if not self.is_platform(b.board) and not target.model:
+            message = "Invalid target model for serial device"
+            raise error.internal(message, self.node, "leave the target to the default of the machine")
         if self.is_platform(b.board):
             yield b.option("-serial", f"chardev:char{self.alias}", self.node, "a serial port of the board")
             return
@@ -237,6 +264,8 @@ def default_serial_model(kind: str | None, board: Board) -> str | None:
 
 def _fits_board(kind: str | None, model: str | None, board: Board) -> bool:
     if kind == "system-serial":
+        if not model:
+            return True
         if model == "16550a":
             return board.is_riscv_virt or board.is_loongarch_virt
         return model == "pl011" and board.is_arm_virt
@@ -304,7 +333,8 @@ class Console(CharDevice):
             )
         driver = _CONSOLES[kind]
         if driver and not driver.startswith("virt") and not d.emulator.has_device(driver):
-            raise error.unsupported(f"'{driver}' is not supported in this QEMU binary", self.node)
+            message = f"{driver} is not supported in this QEMU binary"
+            raise error.unsupported(message, self.node, "<target type='virtio'/>")
 
     @property
     def kind(self) -> str:
@@ -343,7 +373,8 @@ class Channel(CharDevice):
     def check_document(self, d: Define) -> None:
         target = ChannelTarget(self.node.ensure("target"))
         if target.type is None:
-            raise error.xml("target type must be specified for channel device", self.node, "type='virtio'")
+            message = "unknown target type '(null)' specified for character device"
+            raise error.unsupported(message, self.node, "<target type='virtio' name='…'/>")
         if target.type == "guestfwd":
             _check_forward(target)
 
@@ -366,9 +397,6 @@ class Channel(CharDevice):
     def check(self, d: Define) -> None:
         kind = self.node.value("target/@type")
         check_source(self.node, d, path_optional=kind in ("virtio", "xen"))
-        name = self.node.value("target/@name")
-        if kind == "virtio" and self.type == "spicevmc" and name and name != _SPICE_NAME:
-            raise error.unsupported(f"Unsupported spicevmc target name '{name}'", self.node, _SPICE_NAME)
         if self.type == "qemu-vdagent" and not d.emulator.flag("chardev.qemu-vdagent"):
             raise error.unsupported("qemu-vdagent chardev is not supported by this QEMU", self.node)
 
@@ -381,7 +409,12 @@ class Channel(CharDevice):
             netdev: dict[str, Value] = {"type": "user", "guestfwd": [{"str": forward}], "id": self.alias}
             yield b.netdev(netdev, self.node, "an address that the guest may connect to")
         elif target.type == "virtio":
-            name = target.name or (_SPICE_NAME if self.type == "spicevmc" else None)
+            name = target.name
+            if self.type == "spicevmc":
+                name = _SPICE_NAME if name is None else name
+                if name != _SPICE_NAME:
+                    message = f"Unsupported spicevmc target name '{name}'"
+                    raise error.unsupported(message, self.node, f"name='{_SPICE_NAME}'")
             yield b.device(
                 {
                     "driver": "virtserialport",
@@ -404,11 +437,14 @@ def _check_forward(target: ChannelTarget) -> None:
     if address is None:
         raise error.xml("guestfwd channel does not define a target address", target.node)
     try:
-        version = ip_version(address)
+        plain = plain_address(address)
     except ValueError:
-        raise error.xml(f"{address} is not a valid address", target.node) from None
-    if version != 4:
-        raise error.unsupported("guestfwd channel only supports IPv4 addresses", target.node)
+        message = f"Cannot parse socket address '{address}': Name or service not known"
+        raise error.plain(message, target.node, "address='10.0.2.1'") from None
+    if ":" in plain:
+        message = "guestfwd channel only supports IPv4 addresses"
+        raise error.unsupported(message, target.node, "address='10.0.2.1'")
+    target.address = plain
     if target.port is None:
         raise error.xml("Missing required attribute 'port' in element 'target'", target.node, "port='4600'")
 

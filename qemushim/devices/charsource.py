@@ -62,17 +62,17 @@ class Source(Item):
 
     tag = "source"
 
-    mode = Choice("@mode", ("connect", "bind"), "connect")
+    mode = Choice("@mode", ("connect", "bind"), "connect").later()
     path = Text("@path")
-    append = OnOff("@append")
+    append = OnOff("@append").later()
     host = Text("@host")
     service = Text("@service")
-    tls = Switch("@tls")
+    tls = Switch("@tls").later()
     channel = Text("@channel")
     master = Text("@master")
     slave = Text("@slave")
-    copypaste = Switch("clipboard/@copypaste")
-    mouse = Choice("mouse/@mode", ("server", "client"))
+    copypaste = Switch("clipboard/@copypaste", required=True)
+    mouse = Choice("mouse/@mode", ("server", "client"), required=True)
     labels = Many("seclabel", SourceLabel)
     reconnect_enabled = Switch("reconnect/@enabled")
     reconnect_timeout = Unsigned("reconnect/@timeout", 0)
@@ -122,6 +122,7 @@ def complete_source(node: Node, *, live: bool = False) -> None:
     """
     source = CharSource(node)
     kind = source.type
+    _check_numbers(node, kind)
     node.set("type", kind)
     if kind == "dbus" and node.tag in _DBUS_NAMES and not source.source.channel:
         node.ensure("source").set("channel", _DBUS_NAMES[node.tag])
@@ -143,10 +144,30 @@ def complete_source(node: Node, *, live: bool = False) -> None:
         node.discard("log")
 
 
+#: the parts of a source of which there is one
+_SINGLE = ("source", "protocol", "log")
+
+
+def _check_numbers(node: Node, kind: str) -> None:
+    """Raise ``ConfigError`` where a part is there more than once; a UDP source has two ends."""
+    for tag in _SINGLE:
+        parts = node.all(tag)
+        most, number = (
+            (2, "two source elements are")
+            if (kind, tag) == ("udp", "source")
+            else (1, f"one {tag} element is")
+        )
+        if len(parts) > most:
+            raise error.xml(f"only {number} allowed for character device", parts[most], "remove the others")
+
+
 def _complete_element(element: Node, kind: str) -> None:
     keep = _SOURCE_ATTRIBUTES.get(kind, ("path",))
     element.attrib = {name: value for name, value in element.attrib.items() if name in keep}
     element.children = [child for child in element.children if child.tag in _SOURCE_CHILDREN.get(kind, ())]
+    source = Source(element)
+    # what belongs to the type is read now
+    _ = source.mode, source.append, source.tls
     complete_labels(element)
     if "mode" in keep:
         element.set("mode", Source(element).mode)
@@ -183,15 +204,18 @@ def check_source(node: Node, d: Define, *, path_optional: bool = False) -> None:
     kind = source.type
     if kind == "udp":
         connect = source.end("connect")
-        if connect is None or not connect.service:
+        if connect is None or connect.service is None:
             raise _missing("service", node)
     elif kind == "nmdm":
         if (source.source.master is None) != (source.source.slave is None):
             raise error.internal("Should define both master and slave path attributes for nmdm device", node)
     elif not (kind == "unix" and path_optional):
         for attribute in _REQUIRED.get(kind, ()):
-            if not source.source.node.get(attribute):
+            if source.source.node.get(attribute) is None:
                 raise _missing(attribute, node)
+            if attribute == "channel" and not _CHANNEL_NAME.issuperset(source.source.channel or ""):
+                message = "Invalid character in source channel for char device"
+                raise error.argument(message, node, "letters, digits and .-_+")
     if kind in ("tcp", "unix"):
         _check_reconnect(source.source, node)
     if kind == "tcp" and source.protocol not in QEMU_PROTOCOLS:
@@ -200,9 +224,19 @@ def check_source(node: Node, d: Define, *, path_optional: bool = False) -> None:
             node,
             f"one of: {', '.join(QEMU_PROTOCOLS)}",
         )
+    if kind == "spicevmc" and not _takes_spice(node):
+        message = "spicevmc device type only supports virtio"
+        raise error.unsupported(message, node, "<channel type='spicevmc'> with <target type='virtio'/>")
     if kind in ("spicevmc", "spiceport") and not has_spice(d):
         wrong = f"chardev '{kind}' not supported without spice graphics"
         raise error.unsupported(wrong, node, "add <graphics type='spice' autoport='yes'/>")
+
+
+def _takes_spice(node: Node) -> bool:
+    """Whether SPICE has a name for what the device is."""
+    if node.tag in ("serial", "parallel", "console"):
+        return False
+    return node.tag != "channel" or node.value("target/@type") == "virtio"
 
 
 def has_spice(c: Context) -> bool:
@@ -222,6 +256,10 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
 }
 
 
+#: what the name of a SPICE or D-Bus port is made of
+_CHANNEL_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_+")
+
+
 def _missing(attribute: str, node: Node) -> Exception:
     kind = error.unsupported if attribute == "channel" else error.internal
     return kind(
@@ -238,6 +276,9 @@ def _check_reconnect(source: Source, node: Node) -> None:
             node,
             "remove <reconnect>, or use mode='connect'",
         )
+    if source.node.value("reconnect/@timeout") is None:
+        message = "Missing required attribute 'timeout' in element 'reconnect'"
+        raise error.xml(message, node, "timeout='10'")
     if source.reconnect_timeout == 0:
         raise error.argument("chardev reconnect source timeout cannot be '0'", node, "seconds from 1")
 

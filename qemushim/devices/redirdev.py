@@ -30,7 +30,11 @@ class Redirdev(Device):
     unused = ("rom",)
 
     bus = Choice("@bus", ("usb",), "usb").says("unknown redirdev bus '{}'")
-    type = Choice("@type", TYPES, "pty", required=True)
+    type = (
+        Choice("@type", TYPES, "pty")
+        .says("unknown redirdev character device type '{}'")
+        .needs("missing type in redirdev", "internal error")
+    )
     sources = CharSource.sources
     protocol = CharSource.protocol
     log_file = CharSource.log_file

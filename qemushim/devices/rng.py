@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.base import VIRTIO_MODELS, Device, VirtioDriver, virtio_properties
-from qemushim.devices.charsource import CharSource, chardev_options, check_source, complete_source
+from qemushim.devices.charsource import TYPES, CharSource, chardev_options, check_source, complete_source
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
 from qemushim.document.fields import Choice, One, Text, Unsigned
 from qemushim.document.item import Item
@@ -31,7 +31,7 @@ class RngBackend(Item):
     tag = "backend"
 
     model = Choice("@model", ("random", "egd", "builtin"), required=True)
-    type = CharSource.type
+    type = Choice("@type", TYPES, "pty").says("unknown backend type '{}' for egd").later()
     file = Text(".")
     sources = CharSource.sources
     protocol = CharSource.protocol
@@ -45,24 +45,25 @@ class Rng(Device):
     tag = "rng"
 
     model = Choice("@model", VIRTIO_MODELS, required=True)
-    rate_bytes = Unsigned("rate/@bytes")
-    rate_period = Unsigned("rate/@period")
+    rate_bytes = Unsigned("rate/@bytes").says("invalid RNG rate bytes value", "XML error")
+    rate_period = Unsigned("rate/@period").says("invalid RNG rate period value", "XML error")
     backend = One("backend", RngBackend)
     driver = One("driver", VirtioDriver)
 
     __slots__ = ()
 
     def check_document(self, d: Define) -> None:
-        rate = self.node.child("rate")
-        if rate is not None and rate.get("bytes") is None:
-            raise error.xml("invalid RNG rate bytes value", rate, "add bytes='…'")
         backends = self.node.all("backend")
         if len(backends) != 1:
             raise error.xml("only one RNG backend is supported", self.node, "one <backend>")
-        if backends[0].get("model") == "egd" and backends[0].get("type") is None:
-            raise error.xml("missing EGD backend type", backends[0], "such as type='unix'")
+        if backends[0].get("model") == "egd":
+            if backends[0].get("type") is None:
+                raise error.xml("missing EGD backend type", backends[0], "such as type='unix'")
+            _ = RngBackend(backends[0]).type
 
     def complete(self, d: Define) -> None:
+        if not self.rate_bytes:
+            self.node.discard("rate")
         backend = RngBackend(self.node.ensure("backend"))
         if backend.model == "egd":
             backend.node.text = ""

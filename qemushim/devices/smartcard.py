@@ -54,13 +54,17 @@ class Smartcard(Device):
     def check_document(self, d: Define) -> None:
         if self.mode == "passthrough" and self.node.get("type") is None:
             raise error.xml(
-                "passthrough mode requires a device type attribute", self.node, "such as type='spicevmc'"
+                "passthrough mode requires a character device type attribute",
+                self.node,
+                "such as type='spicevmc'",
             )
         if self.mode == "host-certificates":
             if len(self.certificates) != 3:
                 raise error.xml("host-certificates mode needs exactly three certificates", self.node)
-            if self.database is not None and not self.database.startswith("/"):
-                raise error.xml(f"expecting absolute path: {self.database}", self.node)
+            database = self.node.child("database")
+            if database is not None and not database.text.startswith("/"):
+                message = f"expecting absolute path: {database.text}"
+                raise error.xml(message, database, f"<database>{DATABASE}</database>")
 
     def complete(self, d: Define) -> None:
         if self.mode == "passthrough":
@@ -71,6 +75,12 @@ class Smartcard(Device):
     def check(self, d: Define) -> None:
         if self.mode == "passthrough":
             check_source(self.node, d)
+        if self.address_type not in ("", "ccid"):
+            message = "Controllers must use the 'ccid' address type"
+            raise error.unsupported(message, self.node.child("address"), "<address type='ccid'/>")
+        if d.domain.lists["smartcard"][0] is not self:
+            message = "this QEMU binary lacks multiple smartcard support"
+            raise error.unsupported(message, self.node, "keep one")
         driver, absent = _DRIVERS[self.mode or ""]
         if not d.emulator.has_device(driver):
             raise error.unsupported(absent, self.node)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
 from qemushim.devices.base import Device
-from qemushim.devices.charsource import socket_chardev
+from qemushim.devices.charsource import TYPES, socket_chardev
 from qemushim.devices.placement import address_properties
 from qemushim.document.fields import Choice, One, Present, Switch, Text, Unsigned
 from qemushim.document.item import Item
+from qemushim.document.units import canonical_uuid
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class TpmBackend(Item):
 
     type = Choice("@type", tuple(_CHILDREN), required=True)
     version = Choice("@version", ("1.2", "2.0"))
-    persistent_state = Switch("@persistent_state")
+    persistent_state = Switch("@persistent_state").says(
+        "Invalid persistent_state value, either 'yes' or 'no'", "internal error"
+    )
     debug = Unsigned("@debug")
     encryption = Text("encryption/@secret")
     banks = Present("active_pcr_banks")
@@ -51,7 +54,7 @@ class TpmBackend(Item):
     sha256 = Present("active_pcr_banks/sha256")
     sha384 = Present("active_pcr_banks/sha384")
     sha512 = Present("active_pcr_banks/sha512")
-    source_type = Choice("source/@type", ("file", "dir", "unix"))
+    source_type = Text("source/@type")
     source_mode = Choice("source/@mode", ("connect", "bind"))
     source_path = Text("source/@path")
     profile_source = Text("profile/@source")
@@ -82,6 +85,8 @@ class Tpm(Device):
             raise error.xml("only one TPM backend is supported", self.node)
         if backend.type == "external":
             _check_external(backend)
+        elif backend.type == "emulator":
+            _check_emulator(backend)
 
     def complete(self, d: Define) -> None:
         backend = TpmBackend(self.node.ensure("backend"))
@@ -138,6 +143,9 @@ class Tpm(Device):
             return
         version = backend.version
         if version == "1.2":
+            if backend.banks:
+                message = "<active_pcr_banks/> requires TPM version '2.0'"
+                raise error.xml(message, self.node, "version='2.0'")
             if self.model == "tpm-crb":
                 raise error.unsupported(
                     "TPM 1.2 is not supported for CRB interface", self.node, "version='2.0'"
@@ -194,6 +202,9 @@ class Tpm(Device):
     def _passthrough(self, backend: TpmBackend, back: str, b: Build) -> Iterator[Option]:
         """The chip and the file that cancels its work are opened for QEMU."""
         path = backend.device or DEFAULT_DEVICE
+        if "/" not in path:
+            message = f"TPM device path {path} is invalid"
+            raise error.internal(message, self.node, f"<device path='{DEFAULT_DEVICE}'/>")
         cancel = f"/sys/class/misc/{path.rpartition('/')[2]}/device/cancel"
         if b.alone:
             names = {"id": back, "path": path, "cancel-path": cancel}
@@ -210,12 +221,38 @@ class Tpm(Device):
 
 
 def _check_external(backend: TpmBackend) -> None:
-    if backend.source_type != "unix":
-        raise error.xml("only 'unix' source type is supported for external TPM device", backend.node)
+    kind = backend.source_type
+    if not kind:
+        raise error.xml("missing external TPM backend source type", backend.node, "<source type='unix' …>")
+    if kind not in TYPES:
+        message = f"unknown backend source type '{kind}' for external TPM"
+        raise error.unsupported(message, backend.node, "type='unix'")
+    if kind != "unix":
+        message = "only source type 'unix' is supported for external TPM device"
+        raise error.xml(message, backend.node, "type='unix'")
     if backend.source_mode == "bind":
         raise error.xml("only 'connect' mode is supported for external TPM device", backend.node)
-    if not backend.source_path:
-        raise error.xml("missing socket source path for external TPM device", backend.node)
+    if backend.source_path is None:
+        message = "missing socket path for external TPM device"
+        raise error.xml(message, backend.node, "path='/run/swtpm.sock'")
+
+
+def _check_emulator(backend: TpmBackend) -> None:
+    if backend.encryption is not None:
+        uuid = canonical_uuid(backend.encryption)
+        if uuid is None:
+            message = f"Unable to parse secret uuid '{backend.encryption}'"
+            raise error.internal(message, backend.node, "the UUID of a secret of the host")
+        backend.encryption = uuid
+    state = backend.node.child("source")
+    if state is not None:
+        if backend.source_type not in ("file", "dir"):
+            message = f"Invalid value for attribute 'type' in element 'source': '{backend.source_type}'."
+            if backend.source_type is None:
+                message = "Missing required attribute 'type' in element 'source'"
+            raise error.xml(message, state, "one of: file, dir")
+        if backend.source_path is None:
+            raise error.xml("missing TPM source path", state, "path='/var/lib/swtpm/guest'")
 
 
 def emulator_socket(b: Build) -> str:

@@ -55,6 +55,18 @@ def ip_version(address: str) -> int:
     return ip_address(address).version
 
 
+def plain_address(address: str) -> str:
+    """An IP address as it is usually written: ``10.2`` is ``10.0.0.2``.  Raises ``ValueError`` for what is none."""
+    if ":" in address:
+        ip_version(address)
+        return address
+    *first, last = (parse_unsigned(part, 0) for part in address.split("."))
+    if len(first) > 3 or any(part > 255 for part in first) or last >> 8 * (4 - len(first)):
+        raise ValueError(address)
+    parts = (*first, *last.to_bytes(4 - len(first), "big"))
+    return ".".join(map(str, parts))
+
+
 #: more digits than any 64-bit number has: refused before int() takes its time
 _MAX_DIGITS = 24
 #: what C's isspace() knows

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qemushim.devices.chardev import Console, Serial
-from qemushim.document.units import parse_unsigned
+from qemushim.devices.chardev import Console, Serial, SerialTarget, TargetPort
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def assign_isa_ports(d: Define) -> None:
         if port >= ISA_PORTS:
             raise error.xml(f"ISA serial target port '{port}' is out of range", node, f"0 to {ISA_PORTS - 1}")
         if port in used:
-            raise error.xml(f"target port [{port}] already allocated.", node)
+            raise error.internal(f"target port '{port}' already allocated", node, "drop port=")
         used.add(port)
     free = (port for port in range(ISA_PORTS) if port not in used)
     for node in ports:
@@ -54,8 +53,8 @@ def _is_isa(node: Node) -> bool:
 
 
 def _port(node: Node) -> int | None:
-    raw = node.value("target/@port")
-    return None if raw is None else parse_unsigned(raw)
+    port = SerialTarget(node.ensure("target")).port
+    return None if port == (1 << TargetPort.bits) - 1 else port
 
 
 def complete_consoles(d: Define) -> None:
