@@ -154,7 +154,7 @@ def test_passt() -> None:
 
 def test_vhost_user() -> None:
     xml = f"<interface type='vhostuser'>{MAC}<source type='unix' path='/v,1' mode='server'/></interface>"
-    argv = tokens(xml)
+    argv = tokens(xml, extra="<memoryBacking><access mode='shared'/></memoryBacking>")
     assert "socket,id=charnet0,path=/v,,1,server=on" in values("-chardev", argv)
     assert json.loads(values("-netdev", argv)[0])["type"] == "vhost-user"
 
@@ -186,7 +186,8 @@ def test_many_queues_want_vectors_except_on_ccw() -> None:
 
 def test_offloads_in_qemus_order() -> None:
     found = card(
-        f"""<interface type='user'>{MAC}<model type='virtio'/><driver txmode='iothread' event_idx='off'>
+        f"""<interface type='bridge'><source bridge='br0'/>{MAC}
+        <model type='virtio'/><driver txmode='iothread' event_idx='off'>
         <guest ufo='off' csum='on'/><host mrg_rxbuf='off' gso='off'/></driver>
         <mtu size='9000'/></interface>"""
     )
@@ -228,11 +229,11 @@ def test_a_board_with_its_own_card() -> None:
         ),
         (
             "<interface type='bridge'/>",
-            "XML error: Missing required attribute 'bridge' in element 'source'",
+            "XML error: interface type='bridge' requires a 'source' element",
         ),
         (
             "<interface type='user'><model type='a b'/></interface>",
-            "XML error: Model name contains invalid characters",
+            "invalid argument: Model name contains invalid characters",
         ),
         (
             "<interface type='user'><model type='virtio'/><driver tx_queue_size='300'/></interface>",

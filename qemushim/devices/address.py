@@ -99,6 +99,8 @@ class PciPart(Hex[int]):
             number = parse_unsigned(raw, self.base)
         except ValueError:
             return super().wrong(raw, place)
+        if number >> self.bits:
+            return super().wrong(raw, place)
         return error.xml(self.message.format(number), place, f"at most {self.most:#x}")
 
 

@@ -11,15 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from qemushim.board import Board
 from qemushim.command.option import Option
+from qemushim.devices.address import TYPES as ADDRESS_TYPES
 from qemushim.devices.address import Address
 from qemushim.devices.base import Device
-from qemushim.devices.interface_check import check_document
+from qemushim.devices.interface_check import check_document, check_interface
 from qemushim.devices.netdev import SUPPORTED_TYPES, interface_arguments
-from qemushim.devices.sharedmem import require_shared_memory
-from qemushim.document.fields import Choice, Field, Integer, Long, Many, One, OnOff, Switch, Text, Unsigned
+from qemushim.document.fields import (
+    Choice,
+    Field,
+    Integer,
+    Long,
+    Many,
+    One,
+    OnOff,
+    Positive,
+    Switch,
+    Text,
+    Unsigned,
+)
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
-from qemushim.document.units import ip_version
+from qemushim.document.units import parse_unsigned, plain_address
 from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
@@ -103,7 +115,7 @@ class Ip(Item):
 
     address = Text("@address")
     family = Choice("@family", ("ipv4", "ipv6"))
-    prefix = Unsigned("@prefix", 0)
+    prefix = Unsigned("@prefix", 0).says("Invalid prefix value '{}' in <ip>", "XML error")
     peer = Text("@peer")
 
 
@@ -115,7 +127,13 @@ class Route(Item):
     netmask = Text("@netmask")
     prefix = Unsigned("@prefix")
     gateway = Text("@gateway")
-    metric = Unsigned("@metric")
+    metric = Positive("@metric")
+
+
+class HostDevice(Address):
+    """``<address>`` of a card of the host; what it is of another type of interface is not looked at."""
+
+    type = Choice("@type", ADDRESS_TYPES)
 
 
 class NetSource(Item):
@@ -125,21 +143,21 @@ class NetSource(Item):
 
     network = Text("@network")
     portgroup = Text("@portgroup")
-    kind = Choice("@type", ("unix",))
+    kind = Text("@type")
     path = Text("@path")
     bridge = Text("@bridge")
     name = Text("@name")
     address = Text("@address")
-    port = Unsigned("@port")
+    port = Integer("@port").later()
     dev = Text("@dev")
-    mode = Choice("@mode", ("vepa", "private", "bridge", "passthrough", "server", "client"))
+    mode = Choice("@mode", ("vepa", "private", "bridge", "passthrough", "server", "client")).later()
     local_address = Text("local/@address")
     local_port = Unsigned("local/@port")
-    host_device = One("address", Address)
+    host_device = One("address", HostDevice)
     switch_id = Text("@switchid")
-    port_id = Long("@portid")
+    port_id = Long("@portid").later()
     port_group = Text("@portgroupid")
-    connection_id = Long("@connectionid")
+    connection_id = Long("@connectionid").later()
     ips = Many("ip", Ip)
     routes = Many("route", Route)
     reconnect_enabled = Switch("reconnect/@enabled")
@@ -156,9 +174,9 @@ class VlanTag(Item):
 class PortRange(Item):
     tag = "range"
 
-    start = Unsigned("@start", required=True)
-    end = Unsigned("@end")
-    to = Unsigned("@to")
+    start = Positive("@start")
+    end = Positive("@end")
+    to = Positive("@to")
     exclude = Switch("@exclude")
 
 
@@ -221,6 +239,25 @@ class HostDriver(Item):
     model = Text("@model")
 
 
+class Frames(Unsigned["int | None"]):
+    """How many frames may wait for one interrupt."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+
+    def read(self, raw: str) -> int:
+        return super().read(raw) if raw else 0
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        try:
+            parse_unsigned(raw)
+        except ValueError:
+            return error.plain(f"cannot parse value '{raw}' for coalesce parameter", place, self.advice())
+        most = (1 << self.bits) - 1
+        message = f"value '{raw}' is too big for coalesce parameter, maximum is '{most}'"
+        return error.plain(f"numerical overflow: {message}", place, self.advice())
+
+
 class Interface(Device):
     """``<interface>``"""
 
@@ -228,7 +265,7 @@ class Interface(Device):
     unused = ()
 
     type = Choice("@type", TYPES, "user")
-    managed = Switch("@managed")
+    managed = Switch("@managed").later()
     trust_rx_filters = Switch("@trustGuestRxFilters")
     mac = Mac("mac/@address")
     mac_type = Choice("mac/@type", ("generated", "static"))
@@ -236,7 +273,9 @@ class Interface(Device):
     source = One("source", NetSource)
     vlan_trunk = Switch("vlan/@trunk")
     vlan_tags = Many("vlan/tag", VlanTag)
-    port_profile = Choice("virtualport/@type", ("none", "802.1Qbg", "802.1Qbh", "openvswitch", "midonet"))
+    port_profile = Choice(
+        "virtualport/@type", ("none", "802.1Qbg", "802.1Qbh", "openvswitch", "midonet")
+    ).says("unknown virtualport type {}")
     managerid = Unsigned("virtualport/parameters/@managerid")
     typeid = Unsigned("virtualport/parameters/@typeid")
     typeidversion = Unsigned("virtualport/parameters/@typeidversion")
@@ -269,12 +308,12 @@ class Interface(Device):
     backend_log = Text("backend/@logFile")
     filter = Text("filterref/@filter")
     filter_parameters = Many("filterref/parameter", FilterParameter)
-    sndbuf = Unsigned("tune/sndbuf")
-    teaming = Choice("teaming/@type", ("persistent", "transient"))
+    sndbuf = Unsigned("tune/sndbuf").says("sndbuf must be a positive integer", "XML error")
+    teaming = Choice("teaming/@type", ("persistent", "transient")).says("unknown teaming type '{}'")
     teaming_persistent = Text("teaming/@persistent")
-    link = Choice("link/@state", ("up", "down")).says("unknown interface link state '{}'")
-    mtu = Unsigned("mtu/@size")
-    coalesced_frames = Integer("coalesce/rx/frames/@max")
+    link = Choice("link/@state", ("", "up", "down")).says("unknown interface link state '{}'")
+    mtu = Unsigned("mtu/@size").says("malformed mtu size", "XML error")
+    coalesced_frames = Frames("coalesce/rx/frames/@max")
 
     __slots__ = ()
 
@@ -314,6 +353,10 @@ class Interface(Device):
         return self.model in ("virtio", "virtio-transitional", "virtio-non-transitional")
 
     @property
+    def has_known_model(self) -> bool:
+        return (self.model or "") in _KNOWN_MODELS
+
+    @property
     def queues(self) -> int:
         """Pairs of queues, 1 at least."""
         driver = self.driver
@@ -342,6 +385,8 @@ class Interface(Device):
             and not d.live
         ):
             self.target = None
+        if node.value("link/@state") == "":
+            node.discard("link")
         if node.value("backend/@type") == "default":
             node.ensure("backend").drop("type")
         if not self.coalesced_frames:
@@ -396,6 +441,8 @@ class Interface(Device):
             self.node.discard("source")
 
     def _complete_model(self, d: Define) -> None:
+        if not self.model:
+            self.node.discard("model")
         if self.model is not None:
             self.model = _MODEL_SPELLINGS.get(self.model.lower(), self.model)
         if self.type == "hostdev":
@@ -435,6 +482,7 @@ class Interface(Device):
     # -- checks ----------------------------------------------------------------------------------
 
     def check(self, d: Define) -> None:
+        check_interface(self, d)
         if self.backend == "passt" and not d.emulator.qapi("netdev_add/arg-type/+stream"):
             raise error.unsupported(
                 "the passt network backend is not supported with this QEMU binary", self.node
@@ -446,8 +494,6 @@ class Interface(Device):
                 self.node,
                 "add <backend type='passt'/>",
             )
-        if self.type == "vhostuser" and self.backend == "passt":
-            require_shared_memory("interface", d.domain, self.node)
         if self.type == "vdpa" and not d.emulator.qapi("netdev_add/arg-type/+vhost-vdpa"):
             raise error.unsupported("vDPA devices are not supported with this QEMU binary", self.node)
         driver = self.driver
@@ -512,7 +558,8 @@ def _board_model(board: Board) -> str:
 
 def _complete_ip(ip: Ip) -> None:
     """The family follows from the address."""
-    ip.family = f"ipv{ip_version(ip.address or '')}"
+    ip.address = plain_address(ip.address or "")
+    ip.family = "ipv6" if ":" in ip.address else "ipv4"
     if not ip.prefix:
         ip.node.drop("prefix")
 

@@ -278,7 +278,7 @@ class Present(Field[bool]):
 
 
 class Integer(Field[T]):
-    """A whole number, which may be negative."""
+    """A whole number, which may be negative: of 32 bits in an attribute, of 64 in a text."""
 
     expected = "Expected integer value"
 
@@ -297,7 +297,8 @@ class Integer(Field[T]):
 
     def read(self, raw: str) -> Any:
         number = parse_integer(raw, self.base)
-        if not -(1 << 63) <= number < 1 << 63:
+        most = 1 << (31 if self.attribute else 63)
+        if not -most <= number < most:
             raise ValueError(raw)
         return number
 
