@@ -16,6 +16,7 @@ SUBCOMMANDS = {
     "argv": ("argv", "print the QEMU command line of a domain document"),
     "define": ("define", "print the definition: defaults, controllers and addresses filled in"),
     "check": ("check", "say everything that is wrong with domain documents, at once"),
+    "from-argv": ("from_argv", "print the domain document of a QEMU command line"),
     "emulators": ("emulators", "list the QEMU versions that come with this package"),
     "probe": ("probe", "say what QEMU binaries can do"),
     "capabilities": ("capabilities", "print which guests can be run, as virsh capabilities"),

@@ -27,9 +27,9 @@ FORMATS = ("s8", "u8", "s16", "u16", "s32", "u32", "f32")
 SDL_DRIVERS = ("esd", "alsa", "arts", "pulseaudio")
 
 #: the back ends that QEMU calls by another name
-_DRIVERS = {"file": "wav", "pulseaudio": "pa"}
+AUDIO_DRIVERS = {"file": "wav", "pulseaudio": "pa"}
 #: attribute → QEMU's name, for those that differ by more than nothing
-_NAMES = {
+AUDIO_NAMES = {
     "bufferCount": "buffer-count",
     "bufferLength": "buffer-length",
     "clientName": "client-name",
@@ -198,11 +198,11 @@ class Audio(Device):
             return
         own = self.own
         kind = self.type or ""
-        properties: dict[str, Value] = {"id": f"audio{self.id}", "driver": _DRIVERS.get(kind, kind)}
+        properties: dict[str, Value] = {"id": f"audio{self.id}", "driver": AUDIO_DRIVERS.get(kind, kind)}
         properties["timer-period"] = own.timer_period
         for name in own.passed:
             field = own.fields[name]
-            properties[_NAMES.get(field.attribute, field.attribute)] = getattr(own, name)
+            properties[AUDIO_NAMES.get(field.attribute, field.attribute)] = getattr(own, name)
         if isinstance(own, PulseAudio):
             properties["server"] = own.server_name
         for name, stream in (("in", own.input), ("out", own.output)):
@@ -216,7 +216,7 @@ class Audio(Device):
         own = self.own
         if not names_backends(b):
             kind = self.type or "none"
-            found = {"QEMU_AUDIO_DRV": _DRIVERS.get(kind, kind)}
+            found = {"QEMU_AUDIO_DRV": AUDIO_DRIVERS.get(kind, kind)}
             return found | ({"SDL_AUDIODRIVER": own.driver} if isinstance(own, Sdl) and own.driver else {})
         if isinstance(own, Sdl):
             return {"SDL_AUDIODRIVER": own.driver} if own.driver else {}
@@ -240,7 +240,7 @@ def _stream_properties(stream: Stream) -> dict[str, Value]:
         value: Any = getattr(stream, name)
         if value is None or (name in _SETTINGS and not stream.fixed_settings):
             continue
-        pair = (_NAMES.get(field.attribute, field.attribute), value)
+        pair = (AUDIO_NAMES.get(field.attribute, field.attribute), value)
         (common if name in Stream.fields else own).append(pair)
     return dict([*common, *own])
 
@@ -322,7 +322,7 @@ def _host_audio(d: Define, allowed: bool) -> dict[str, str] | None:
 
 MODELS = ("sb16", "es1370", "pcspk", "ac97", "ich6", "ich9", "usb", "ich7", "virtio")
 #: model → QEMU's device; the speaker is part of the machine
-_CARDS = {
+SOUND_CARDS = {
     "ac97": "AC97",
     "es1370": "ES1370",
     "ich6": "intel-hda",
@@ -398,7 +398,7 @@ class Sound(Device):
         virtio = model == "virtio"
         backend = audio_backend(b, self.audio, self.node)
         properties: dict[str, Value] = {
-            "driver": virtio_driver("virtio-sound", self, b) if virtio else _CARDS[model],
+            "driver": virtio_driver("virtio-sound", self, b) if virtio else SOUND_CARDS[model],
             **(virtio_properties(self) if virtio else {}),
             "id": self.alias,
             "audiodev": None if model in _HDA else backend,

@@ -58,7 +58,7 @@ _MODELS = {
     "usb-serial": "usb-serial",
 }
 #: model → the serial type that has it
-_TYPES = {
+SERIAL_OF_MODEL = {
     **{model: kind for kind, model in _MODELS.items()},
     "16550a": "system-serial",
     "pl011": "system-serial",
@@ -176,7 +176,7 @@ class Serial(CharDevice):
         super().check(d)
         target = SerialTarget(self.node.ensure("target"))
         self._check_address(target)
-        kind = _TYPES.get(target.model or "", target.type)
+        kind = SERIAL_OF_MODEL.get(target.model or "", target.type)
         if kind != target.type:
             raise error.unsupported(
                 f"Target model '{target.model}' requires target type '{kind}'",

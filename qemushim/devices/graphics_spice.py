@@ -32,7 +32,7 @@ MODES = ("any", "secure", "insecure")
 #: in the order in which they are written and passed
 CHANNELS = ("main", "display", "inputs", "cursor", "playback", "record", "smartcard", "usbredir")
 #: mode of a channel → the option that names it
-_CHANNEL_OPTIONS = {"secure": "tls-channel", "insecure": "plaintext-channel"}
+CHANNEL_OPTIONS = {"secure": "tls-channel", "insecure": "plaintext-channel"}
 
 Pairs = list[tuple[str, Value]]
 
@@ -178,7 +178,7 @@ class Spice(GraphicsKind):
                     f"but {words[mode]} connection is not available",
                     self.node,
                 )
-            pairs.append((_CHANNEL_OPTIONS[mode], "default"))
+            pairs.append((CHANNEL_OPTIONS[mode], "default"))
         for channel in self.channels:
             mode = channel.mode or ""
             if not have[mode]:
@@ -187,7 +187,7 @@ class Spice(GraphicsKind):
                     f"but {words[mode]} connection is not available",
                     channel.node,
                 )
-            pairs.append((_CHANNEL_OPTIONS[mode], channel.name))
+            pairs.append((CHANNEL_OPTIONS[mode], channel.name))
         return pairs
 
     def _picture_pairs(self, b: Build) -> Pairs:

@@ -28,9 +28,9 @@ BUSES = ("default", "ps2", "usb", "xen", "parallels", "virtio", "none")
 _PS2 = frozenset({"mouse", "keyboard"})
 
 #: type → QEMU's USB device
-_USB = {"keyboard": "usb-kbd", "mouse": "usb-mouse", "tablet": "usb-tablet"}
+USB_INPUTS = {"keyboard": "usb-kbd", "mouse": "usb-mouse", "tablet": "usb-tablet"}
 #: type → QEMU's virtio device, without the bus
-_VIRTIO = {
+VIRTIO_INPUTS = {
     "keyboard": "virtio-keyboard",
     "mouse": "virtio-mouse",
     "passthrough": "virtio-input-host",
@@ -40,8 +40,8 @@ _VIRTIO = {
 _BUS_KINDS = {
     "none": frozenset({"evdev"}),
     "ps2": _PS2,
-    "usb": frozenset(_USB),
-    "virtio": frozenset(_VIRTIO),
+    "usb": frozenset(USB_INPUTS),
+    "virtio": frozenset(VIRTIO_INPUTS),
 }
 _GRAB_KEYS = ("ctrl-ctrl", "alt-alt", "shift-shift", "meta-meta", "scrolllock", "ctrl-scrolllock")
 
@@ -102,7 +102,7 @@ class Input(Device):
                 self.node,
                 "drop model=",
             )
-        name = _VIRTIO[kind]
+        name = VIRTIO_INPUTS[kind]
         if not any(d.emulator.has_device(f"{name}-{bus}") for bus in ("pci", "device", "ccw")):
             raise error.unsupported(f"{name} is not supported by this QEMU binary", self.node)
 
@@ -112,9 +112,9 @@ class Input(Device):
             yield b.object(self._reader(), self.node, "QEMU reads an input device of the host")
             return
         if self.bus == "usb":
-            properties: dict[str, Value] = {"driver": _USB[kind], "id": self.alias}
+            properties: dict[str, Value] = {"driver": USB_INPUTS[kind], "id": self.alias}
         elif self.bus == "virtio":
-            driver = virtio_driver(_VIRTIO[kind], self, b)
+            driver = virtio_driver(VIRTIO_INPUTS[kind], self, b)
             properties = {"driver": driver, **virtio_properties(self), "id": self.alias, "evdev": self.evdev}
         else:
             return

@@ -48,12 +48,12 @@ _CUSTOM_TAP_TYPES = ("network", "bridge", "ethernet")
 _FILTERED_TYPES = ("ethernet", "network", "bridge")
 
 #: models that are spelled one way, however a document spells them
-_KNOWN_MODELS = (
+KNOWN_MODELS = (
     *("netfront", "rtl8139", "virtio", "e1000", "e1000e", "igb", "virtio-transitional"),
     *("virtio-non-transitional", "usb-net", "spapr-vlan", "lan9118", "scm91c111", "vlance", "vmxnet"),
     *("vmxnet2", "vmxnet3", "Am79C970A", "82540EM", "82545EM", "82543GC"),
 )
-_MODEL_SPELLINGS = {model.lower(): model for model in _KNOWN_MODELS}
+_MODEL_SPELLINGS = {model.lower(): model for model in KNOWN_MODELS}
 #: what a guest gets that has no better choice, in order of preference
 _DEFAULT_CARDS = (("rtl8139", "rtl8139"), ("e1000", "e1000"), ("virtio-net-pci", "virtio"))
 

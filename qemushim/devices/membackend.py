@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qemushim.host import Hugepages
 
 #: ``<numatune>`` mode → policy of the back end; ``restrictive`` is left to cgroups
-_POLICIES = {"strict": "bind", "preferred": "preferred", "interleave": "interleave"}
+POLICIES = {"strict": "bind", "preferred": "preferred", "interleave": "interleave"}
 
 
 class Memory(NamedTuple):
@@ -268,8 +268,8 @@ def backend_properties(b: Build, want: Memory) -> dict[str, Value]:
     mode, nodes = _nodes(b, want)
     if nodes:
         _require_nodes(b, nodes, want)
-        if mode in _POLICIES:
-            out.update({"host-nodes": list(nodes), "policy": _POLICIES[mode]})
+        if mode in POLICIES:
+            out.update({"host-nodes": list(nodes), "policy": POLICIES[mode]})
     return out
 
 

@@ -25,7 +25,7 @@ TAP_TYPES = ("network", "bridge", "ethernet", "direct")
 #: seconds after which passt is tried again
 PASST_RECONNECT = 5
 #: field of ``<driver>`` → property of the card, for what may be left to the host or the guest
-_OFFLOADS = (
+OFFLOADS = (
     ("csum", "host_csum"),
     ("gso", "host_gso"),
     ("host_tso4", "host_tso4"),
@@ -246,5 +246,5 @@ def _driver_properties(driver: NetDriver) -> Properties:
         "tx": txmodes.get(driver.txmode or ""),
         "ioeventfd": driver.ioeventfd,
         "event_idx": driver.event_idx,
-        **{name: getattr(driver, field) for name, field in _OFFLOADS},
+        **{name: getattr(driver, field) for name, field in OFFLOADS},
     }

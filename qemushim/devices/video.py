@@ -49,7 +49,7 @@ _DEVICES = {
     "vmvga": ("vmware-svga",),
 }
 #: type → QEMU's card; virtio's depends on more
-_CARDS = {
+CARDS = {
     "bochs": "bochs-display",
     "cirrus": "cirrus-vga",
     "qxl": "qxl-vga",
@@ -237,7 +237,7 @@ class Video(Device):
         """QEMU's name of the card; only the primary card is VGA compatible."""
         primary = self.node is _primary(b).node
         if self.type != "virtio":
-            return "qxl" if self.type == "qxl" and not primary else _CARDS[self.type]
+            return "qxl" if self.type == "qxl" and not primary else CARDS[self.type]
         has = b.emulator.has_device
         if self.is_vhost_user:
             if primary and has("vhost-user-vga"):
@@ -258,7 +258,7 @@ class Video(Device):
         elif self.is_vhost_user:
             properties["chardev"] = f"chr-vu-{self.alias}"
         elif self.type in ("vga", "vmvga"):
-            if b.emulator.device_property(_CARDS[self.type], "vgamem_mb"):
+            if b.emulator.device_property(CARDS[self.type], "vgamem_mb"):
                 properties["vgamem_mb"] = self.vram // 1024 or None
         elif self.type == "bochs":
             properties["vgamem"] = self.vram * 1024 or None

@@ -232,7 +232,7 @@ def check_lifecycle(d: Define) -> None:
 
 # -- options -----------------------------------------------------------------------------------
 
-_TRACKS = {"guest": "vm", "wall": "host", "realtime": "rt"}
+TRACKS = {"guest": "vm", "wall": "host", "realtime": "rt"}
 
 
 def rtc_options(b: Build) -> Iterator[Option]:
@@ -243,8 +243,8 @@ def rtc_options(b: Build) -> Iterator[Option]:
     timers = clock.timers
     rtc = next((t for t in timers if t.name == "rtc"), None)
     if rtc is not None:
-        if rtc.track in _TRACKS:
-            pairs["clock"] = _TRACKS[rtc.track]
+        if rtc.track in TRACKS:
+            pairs["clock"] = TRACKS[rtc.track]
         if rtc.tickpolicy == "catchup":
             pairs["driftfix"] = "slew"
     yield b.pairs("-rtc", "", pairs, clock.node, "where the guest's clock starts")

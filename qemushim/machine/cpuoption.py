@@ -131,7 +131,7 @@ def _hyperv(b: Build) -> Parts:
     if node.get("mode") == "passthrough":
         yield "hv-passthrough=on"
         return
-    for name in _ENLIGHTENMENTS:
+    for name in ENLIGHTENMENTS:
         feature = node.child(name)
         if feature is None or feature.get("state") != "on":
             continue
@@ -141,13 +141,13 @@ def _hyperv(b: Build) -> Parts:
             yield f"hv-vendor-id={feature.get('value') or ''}"
         else:
             yield f"hv-{name.replace('_', '-')}=on"
-        for child, suffix in _PARTS_OF.get(name, ()):
+        for child, suffix in PARTS_OF.get(name, ()):
             if feature.value(f"{child}/@state") == "on":
                 yield f"hv-{name}-{suffix}=on"
 
 
 #: Hyper-V enlightenments in the order of their properties
-_ENLIGHTENMENTS = (
+ENLIGHTENMENTS = (
     "relaxed",
     "vapic",
     "spinlocks",
@@ -167,7 +167,7 @@ _ENLIGHTENMENTS = (
     "xmm_input",
 )
 #: enlightenment → children that are properties of their own
-_PARTS_OF = {"stimer": (("direct", "direct"),), "tlbflush": (("direct", "direct"), ("extended", "ext"))}
+PARTS_OF = {"stimer": (("direct", "direct"),), "tlbflush": (("direct", "direct"), ("extended", "ext"))}
 
 
 def _hyperv_panic(b: Build) -> Parts:
@@ -177,13 +177,13 @@ def _hyperv_panic(b: Build) -> Parts:
 
 def _kvm(b: Build) -> Parts:
     node = b.domain.node.find("features/kvm")
-    for name, state, text in _KVM_FEATURES if node is not None else ():
+    for name, state, text in KVM_FEATURES if node is not None else ():
         if node is not None and node.value(f"{name}/@state") == state:
             yield text
 
 
 #: child of ``<kvm>``, the state that asks for a property, the property
-_KVM_FEATURES = (
+KVM_FEATURES = (
     ("hidden", "on", "kvm=off"),
     ("hint-dedicated", "on", "kvm-hint-dedicated=on"),
     ("poll-control", "on", "kvm-poll-control=on"),

@@ -23,7 +23,7 @@ _RUNS_ON = {
 }
 
 #: what a QEMU is told to do where deprecated things are used, by ``<qemu:deprecation behavior=>``
-_DEPRECATION = {
+DEPRECATION = {
     "omit": {"deprecated-output": "hide"},
     "reject": {"deprecated-output": "hide", "deprecated-input": "reject"},
     "crash": {"deprecated-output": "hide", "deprecated-input": "crash"},
@@ -165,10 +165,10 @@ def identity_options(b: Build) -> Iterator[Option]:
     behavior = (
         deprecation.behavior if deprecation is not None else None
     ) or b.host.config.deprecation_behavior
-    if behavior in _DEPRECATION:
+    if behavior in DEPRECATION:
         source = deprecation.node if deprecation is not None else None
         yield b.option(
-            "-compat", to_json(_DEPRECATION[behavior]), source, "what becomes of deprecated commands"
+            "-compat", to_json(DEPRECATION[behavior]), source, "what becomes of deprecated commands"
         )
     if b.paused:
         yield b.option("-S", rule="QEMU waits until libvirt has set everything up")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ASSOCIATIVITY = {"none": "none", "direct": "direct", "full": "complex"}
 POLICY = {"none": "none", "writeback": "write-back", "writethrough": "write-through"}
 #: by the level of the cache that is measured, 0 for memory itself
-_HIERARCHY = ("memory", "first-level", "second-level", "third-level")
+HIERARCHY = ("memory", "first-level", "second-level", "third-level")
 
 
 class _Bytes(Field[int]):
@@ -146,7 +146,7 @@ def hmat_options(b: Build, cells: list[Cell]) -> Iterator[Option]:
     """``-numa hmat-lb``, ``-numa hmat-cache``."""
     for link in links_of(b.domain):
         pairs: dict[str, Any] = {"initiator": link.initiator, "target": link.target}
-        pairs["hierarchy"] = _HIERARCHY[min(link.cache or 0, 3)]
+        pairs["hierarchy"] = HIERARCHY[min(link.cache or 0, 3)]
         pairs["data-type"] = f"{link.type}-{link.tag}"
         pairs[link.tag] = f"{link.value}K" if isinstance(link, Bandwidth) else link.value
         yield b.pairs("-numa", "hmat-lb", pairs, link.node, "how fast memory is reached")

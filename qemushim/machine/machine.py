@@ -35,8 +35,8 @@ def _keywrap(b: Build) -> Iterator[Pair]:
 
 
 #: feature element → machine property: those whose state or value is taken as it is, in order
-_EARLY = (("vmport", "state", "vmport"), ("smm", "state", "smm"))
-_LATE = (
+EARLY_FEATURES = (("vmport", "state", "vmport"), ("smm", "state", "smm"))
+LATE_FEATURES = (
     ("htm", "state", "cap-htm"),
     ("nested-hv", "state", "cap-nested-hv"),
     ("ccf-assist", "state", "cap-ccf-assist"),
@@ -75,7 +75,7 @@ def _features(b: Build) -> Iterator[Pair]:
     features = b.domain.features
     if node is None or features is None:
         return
-    yield from _plain(node, _EARLY)
+    yield from _plain(node, EARLY_FEATURES)
     if features.gic_version:
         yield from _gic(b, features.gic_version)
     if features.ioapic:
@@ -84,7 +84,7 @@ def _features(b: Build) -> Iterator[Pair]:
         yield "resize-hpt", features.hpt_resizing
     if features.hpt_max_page_size:
         yield "cap-hpt-max-page-size", f"{features.hpt_max_page_size}k"
-    yield from _plain(node, _LATE)
+    yield from _plain(node, LATE_FEATURES)
 
 
 def _iommu(b: Build) -> Iterator[Pair]:

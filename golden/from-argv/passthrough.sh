@@ -1,0 +1,11 @@
+sudo qemu-system-x86_64 -M q35 -accel kvm -cpu host,kvm=off -m 16G -smp 12,sockets=1,cores=6,threads=2 \
+ -device pcie-root-port,id=rp1,slot=1,bus=pcie.0,chassis=1 \
+ -device vfio-pci,host=01:00.0,bus=rp1,addr=0.0,multifunction=on,x-vga=on,romfile=/srv/gpu.rom \
+ -device vfio-pci,host=01:00.1,bus=rp1,addr=0.1 \
+ -device usb-host,vendorid=0x046d,productid=0xc52b -usb \
+ -object input-linux,id=kbd1,evdev=/dev/input/by-id/usb-kbd,grab_all=on,repeat=on \
+ -object iothread,id=io1 -blockdev driver=file,node-name=f0,filename=/srv/win.qcow2,aio=io_uring,cache.direct=on \
+ -blockdev driver=qcow2,node-name=d0,file=f0,cache.direct=on,discard=unmap \
+ -device virtio-blk-pci,drive=d0,iothread=io1,num-queues=4,bootindex=0 \
+ -device ivshmem-plain,memdev=lg,id=shm0 -object memory-backend-file,id=lg,share=on,mem-path=/dev/shm/looking-glass,size=32M \
+ -nic bridge,br=br0,model=virtio-net-pci -vga none -nographic -serial none -parallel none

@@ -1,0 +1,1 @@
+qemu-system-s390x -machine s390-ccw-virtio,accel=tcg -m 2048 -smp 2 -nographic -kernel /srv/kernel.ubuntu -initrd /srv/initrd.ubuntu -drive file=/srv/u.qcow2,if=none,id=d0 -device virtio-blk-ccw,drive=d0,devno=fe.0.0001,bootindex=1 -netdev user,id=n -device virtio-net-ccw,netdev=n

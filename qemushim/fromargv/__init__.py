@@ -1,0 +1,11 @@
+"""QEMU command lines back to domain documents.
+
+``words_of`` splits the text, ``read_command`` reads it.  libvirt had this (``virsh domxml-from-native``) until 2019.
+"""
+
+from qemushim.fromargv.finish import Reading, read_command
+from qemushim.fromargv.line import Note
+from qemushim.fromargv.read import Known
+from qemushim.fromargv.words import Word, Words, words_of
+
+__all__ = ["Known", "Note", "Reading", "Word", "Words", "read_command", "words_of"]
