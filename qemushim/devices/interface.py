@@ -354,7 +354,7 @@ class Interface(Device):
 
     @property
     def has_known_model(self) -> bool:
-        return (self.model or "") in _KNOWN_MODELS
+        return (self.model or "") in KNOWN_MODELS
 
     @property
     def queues(self) -> int:

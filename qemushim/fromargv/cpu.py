@@ -8,7 +8,7 @@ from qemushim.document.node import Node
 from qemushim.fromargv.line import Line, put
 from qemushim.fromargv.machine import machine_version
 from qemushim.fromargv.syntax import Bag, Place, parse_number, split_commas, wrong
-from qemushim.machine.cpumap import FROM_QEMU
+from qemushim.machine.cpunames import FROM_QEMU
 from qemushim.machine.cpuoption import ENLIGHTENMENTS, KVM_FEATURES, PARTS_OF
 
 #: what each model is called that libvirt has modes for

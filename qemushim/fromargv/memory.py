@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from qemushim.devices.alias import SLOTTED_MEMORY
 from qemushim.devices.membackend import POLICIES
-from qemushim.devices.memory import SLOTTED
 from qemushim.document.node import Node
 from qemushim.document.units import format_set, parse_set
 from qemushim.fromargv.line import Argument, Line, put, yes_no
@@ -343,7 +343,7 @@ def read_memory_device(line: Line, argument: Argument, host: Host) -> None:
     put(target, "address/@base", None if base_address is None else hex(base_address))
     put(target, "@dynamicMemslots", yes_no(bag.switch("dynamic-memslots")))
     bag.drop("prealloc")
-    if model in SLOTTED:
+    if model in SLOTTED_MEMORY:
         slot, address = bag.take("slot"), bag.number("addr")
         if slot is not None or address:
             place_node = node.add("address", {"type": "dimm", "slot": slot or "0"})
