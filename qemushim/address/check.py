@@ -67,7 +67,7 @@ def check_slot_options(device: Device) -> None:
     node = device.node
     if node.child("rom") is not None and node.child("rom").attrib and "rom" not in device.unused:  # type: ignore[union-attr]
         raise error.unsupported("ROM tuning is only supported for PCI devices", node.child("rom"))
-    if device.acpi_index:
+    if node.child("acpi") is not None and device.acpi_index:
         raise error.unsupported("ACPI index is only supported for PCI devices", node.child("acpi"))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from qemushim.devices.address import DriveAddress, drive_place
+from qemushim.devices.address import drive_place
+from qemushim.devices.block_image import says_nothing
 from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.devices.storage_check import check_chain
 from qemushim.document.node import Node
@@ -65,7 +66,9 @@ def _words(disk: Node) -> frozenset[str]:
         elif tag == "target":
             found += child.attrib
             found.append(child.attrib.get("bus", ""))
-        elif tag != "source":
+        elif tag == "source":
+            found += child.attrib
+        else:
             continue
         found += [below.tag for below in child.children]
     return frozenset(found)
@@ -233,18 +236,23 @@ _NAMES = ("hd", "sd", "vd", "xvd", "ubd")
 
 
 def _name(disk: Disk, d: Define) -> None:
-    if disk.device == "floppy":
-        if not disk.target.startswith("fd"):
-            message = f"Invalid floppy device name: {disk.target}"
+    kind, name = disk.node.attrib.get("device"), disk.node.value("target/@dev") or ""
+    if kind == "floppy":
+        if not name.startswith("fd"):
+            message = f"Invalid floppy device name: {name}"
             raise error.internal(message, disk.node.child("target"), "fda or fdb")
-    elif disk.device != "cdrom" and not disk.target.startswith(_NAMES):
-        message = f"Invalid harddisk device name: {disk.target}"
+    elif kind != "cdrom" and not name.startswith(_NAMES):
+        message = f"Invalid harddisk device name: {name}"
         raise error.internal(message, disk.node.child("target"), "sda, vdb, hdc, …")
 
 
 def _medium(disk: Disk, d: Define) -> None:
     """A disk is never empty; of a volume it turns out when the pool is asked."""
-    if disk.device == "disk" and (disk.source is None if disk.type == "volume" else disk.is_empty):
+    own, source = disk.node.attrib, disk.node.child("source")
+    kind = own.get("type", "file")
+    if own.get("device", "disk") == "disk" and (
+        source is None or (kind != "volume" and says_nothing(source, kind))
+    ):
         message = f"missing source information for device {disk.target}"
         raise error.plain(message, disk.node, "<source> says where the bytes are")
 
@@ -277,35 +285,37 @@ def _startup_policy(disk: Disk, d: Define) -> None:
 
 
 def _address(disk: Disk, d: Define) -> None:
-    allowed = ADDRESS_TYPES.get(disk.bus)
-    kind = disk.address_type
-    address = disk.address
-    if kind == "drive" and address is not None:
-        _check_place(disk, address.drive)
-    if allowed is None or not kind or kind in allowed or disk.bus in ("usb", "virtio"):
+    address = disk.node.child("address")
+    if address is None:
+        return
+    kind, bus = address.attrib.get("type", ""), disk.node.value("target/@bus") or ""
+    if kind == "drive":
+        _check_place(address, bus)
+    allowed = ADDRESS_TYPES.get(bus)
+    if allowed is None or not kind or kind in allowed or bus in ("usb", "virtio"):
         return
     raise error.unsupported(
-        f"Invalid address type '{kind}' for the disk '{disk.target}' with the bus type '{disk.bus}'",
-        disk.node.child("address"),
+        f"Invalid address type '{kind}' for the disk '{disk.target}' with the bus type '{bus}'",
+        address,
         f"type='{allowed[0]}'",
     )
 
 
-def _check_place(disk: Disk, place: DriveAddress) -> None:
+def _check_place(address: Node, bus: str) -> None:
     """A place that none of the bus's controllers has."""
-    node = disk.node.child("address")
-    if disk.bus in ("ide", "sata", "fdc") and place.target:
-        message = f"target must be 0 for {disk.bus} controller"
-        raise error.unsupported(message, node, "target='0', and a unit of its own")
-    if disk.bus == "scsi" and place.bus:
-        raise error.internal("SCSI controller only supports 1 bus", node, "bus='0'")
-    if disk.bus == "virtio":
+    place = drive_place(address)
+    if bus in ("ide", "sata", "fdc") and place.target:
+        message = f"target must be 0 for {bus} controller"
+        raise error.unsupported(message, address, "target='0', and a unit of its own")
+    if bus == "scsi" and place.bus:
+        raise error.internal("SCSI controller only supports 1 bus", address, "bus='0'")
+    if bus == "virtio":
         message = "virtio disk cannot have an address of type 'drive'"
-        raise error.unsupported(message, node, "drop the <address>")
+        raise error.unsupported(message, address, "drop the <address>")
 
 
 def _target_name(disk: Disk, d: Define) -> None:
-    name = disk.target
+    name = disk.node.value("target/@dev") or ""
     if name[-1:].isdigit():
         raise error.unsupported(
             f"invalid disk target '{name}', partitions can't appear in disk targets",
@@ -507,7 +517,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("tray", "removable", "floppy", "fdc"), _target),
     ((), _medium),
     (("transient",), _transient),
-    (("source",), _startup_policy),
+    (("startupPolicy",), _startup_policy),
     (("reservations",), _reservations),
     (("product", "vendor", "wwn"), _printable),
     (("lun",), _lun),
@@ -550,7 +560,7 @@ def check_drive_addresses(d: Define) -> None:
         if address is None or address.attrib.get("type") != "drive":
             continue
         place = drive_place(address)
-        first = taken.setdefault((disk.bus, place), disk)
+        first = taken.setdefault((disk.node.value("target/@bus"), place), disk)
         if first is not disk:
             raise error.unsupported(
                 f"Found duplicate drive address for disk with target name '{first.target}' "

@@ -31,15 +31,16 @@ def options_of(disk: Disk, b: Build) -> Iterator[Option]:
     if "transient" in parts and disk.share_backing:
         # the disk is plugged in later, with an overlay of its own
         return
-    if disk.bus in ("uml", "xen"):
-        message = f"unsupported disk bus '{disk.bus}' with device setup"
+    bus = parts["target"].attrib.get("bus")
+    if bus in ("uml", "xen"):
+        message = f"unsupported disk bus '{bus}' with device setup"
         raise error.internal(message, disk.node.child("target"), "a bus of other hypervisors: bus='virtio'")
     nodes = disk_nodes(disk, b)
-    if parts["target"].attrib.get("bus") == "sd":
+    if bus == "sd":
         yield from _sd_options(disk, nodes.image, b)
         return
     drive = None
-    if disk.type == "vhostuser":
+    if disk.node.attrib.get("type") == "vhostuser":
         yield _vhost_user_chardev(disk, b)
     elif nodes.image is not None:
         for image in reversed(tuple(nodes.image.chain())):
@@ -228,7 +229,7 @@ _HEADS: dict[str, Callable[[Disk, Build], Properties]] = {
 def floppy_options(b: Build) -> Iterator[Option]:
     """The floppy controller, which knows what boots, before the first disk."""
     disks: list[Disk] = b.domain.lists["disk"]  # type: ignore[assignment]
-    floppies = [disk for disk in disks if disk.bus == "fdc"]
+    floppies = [disk for disk in disks if disk.node.value("target/@bus") == "fdc"]
     if not floppies:
         return
     if b.board.is_pseries:

@@ -100,8 +100,7 @@ def insert_device(devices: list[Device], new: Device) -> None:
 
 def _of_kind(tag: str) -> Callable[[Build], Iterator[Option]]:
     def options(b: Build) -> Iterator[Option]:
-        if b.domain.lists[tag]:
-            yield from BY_TAG[tag].all_options(b)
+        return BY_TAG[tag].all_options(b) if b.domain.lists[tag] else iter(())
 
     options.__name__ = f"{tag}_options"
     return options
