@@ -12,11 +12,12 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ _USER = "libvirt-qemu"
 _CONF = 'unix_sock_dir = "{0}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\nlog_outputs = "3:file:{0}/libvirtd.log"\n'
 #: guests need not be kept from each other, and not every machine could
 _QEMU_CONF = 'user = "root"\ngroup = "root"\nnamespaces = []\n'
-_DAEMONS = 'virtlogd -d -p "$1/virtlogd.pid" && exec libvirtd -d -f "$1/libvirtd.conf" -p "$1/libvirtd.pid"\n'
+_TCP = 'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\ntcp_port = "{0}"\nauth_tcp = "none"\n'
+_DAEMONS = (
+    'virtlogd -d -p "$1/virtlogd.pid" && exec libvirtd -d $2 -f "$1/libvirtd.conf" -p "$1/libvirtd.pid"\n'
+)
 _PUBLIC = f"mkdir -p {' '.join(_FOLDERS)} && {_DAEMONS}"
 _PRIVATE = f"""set -eu
 for folder in {" ".join(_FOLDERS)}; do
@@ -61,8 +65,31 @@ def missing() -> str:
 
 
 @contextmanager
-def system_daemon() -> Iterator[str]:
-    """A libvirtd for qemu:///system; yields its URI.  Skips where there is none, or the user is not root."""
+def remote_daemon() -> Iterator[str]:
+    """The same on a TCP port; yields a URI that names a host."""
+    for last in (False, False, True):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        try:
+            context = system_daemon(port)
+            context.__enter__()
+        except (TimeoutError, subprocess.CalledProcessError):
+            if last:  # else somebody was faster to take the port
+                raise
+            continue
+        with ExitStack() as stack:
+            stack.push(context)
+            yield f"qemu+tcp://127.0.0.1:{port}/system"
+        return
+
+
+@contextmanager
+def system_daemon(port: int = 0) -> Iterator[str]:
+    """A libvirtd for qemu:///system; yields its URI.  Skips where there is none, or the user is not root.
+
+    ``port``: on the loopback interface, where it listens too.
+    """
     if missing():
         pytest.skip(missing())
     if os.geteuid() != 0:
@@ -71,11 +98,12 @@ def system_daemon() -> Iterator[str]:
     if not private and _user_missing():
         pytest.skip(f"needs a mount namespace, or the user {_USER} (apt-get install libvirt-daemon-system)")
     with tempfile.TemporaryDirectory(prefix="qemushim-libvirtd-") as folder, _turn(not private):
-        Path(folder, "libvirtd.conf").write_text(_CONF.format(folder))
+        tcp = _TCP.format(port) if port else ""
+        Path(folder, "libvirtd.conf").write_text(_CONF.format(folder) + tcp)
         Path(folder, "qemu.conf").write_text(_QEMU_CONF)
         words = ["unshare", "--mount", "--propagation", "private"] if private else []
         script = _PRIVATE if private else _PUBLIC
-        words += ["sh", "-c", script, "sh", folder]
+        words += ["sh", "-c", script, "sh", folder, "-l" if port else ""]
         settings = nullcontext() if private else _qemu_conf()
         with settings, _running(words, folder, {**os.environ, "PATH": _PATH}):
             yield f"qemu+unix:///system?socket={folder}/libvirt-sock"
@@ -202,3 +230,7 @@ def _log(folder: str) -> str:
     with suppress(OSError):
         return Path(folder, "libvirtd.log").read_text()[-2000:]
     return "no log"
+
+
+#: what a libvirtd is for → one of the tests' own
+DAEMONS = {"system": system_daemon, "session": session_daemon, "remote": remote_daemon}

@@ -369,6 +369,7 @@ class FarAway:
     """What a connection to another host says."""
 
     uri = "qemu+ssh://far.example/system"
+    emulator = "/opt/far/away/qemu"
 
     def getType(self) -> str:  # noqa: N802
         return "QEMU"
@@ -383,7 +384,11 @@ class FarAway:
         return 9_000_000
 
     def getCapabilities(self) -> str:  # noqa: N802
-        return CAPABILITIES
+        return CAPABILITIES.replace("/opt/far/away/qemu", self.emulator)
+
+    def getDomainCapabilities(self, path: str, arch: str, machine: None, virt: str) -> str:  # noqa: N802
+        assert (arch, virt) == ("x86_64", "kvm")
+        return f"<domainCapabilities><path>{path}</path><machine>pc-i440fx-9.1</machine></domainCapabilities>"
 
 
 def test_a_host_far_away_is_known_by_what_libvirt_says() -> None:
@@ -406,15 +411,44 @@ def test_a_host_far_away_is_known_by_what_libvirt_says() -> None:
     assert "itco" not in defined.to_xml(), "libvirt 9.0 does not know it"
 
 
+def test_another_binary_far_away_is_known_by_its_machine_types() -> None:
+    text = (
+        document().replace("'test'", "'kvm'").replace("<devices>", "<devices><emulator>/opt/newer</emulator>")
+    )
+    site = Site(FarAway())
+    assert site.emulator(Guest.from_xml(text)).version[:2] == (9, 1)
+    assert site.emulator(Guest.from_xml(document().replace("'test'", "'kvm'"))).version[:2] == (8, 2)
+
+
+def test_socket_without_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container libvirt's socket may be there, and its QEMU not, or another one."""
+    monkeypatch.setattr(FarAway, "uri", "qemu:///system")
+    assert not Site(FarAway()).is_local
+    monkeypatch.setattr(FarAway, "emulator", "/bin/sh")
+    monkeypatch.setattr(Emulator, "probe", lambda path: Emulator.recorded("7.2"))
+    site = Site(FarAway())
+    assert not site.is_local
+    assert site.emulator(Guest.from_xml(document().replace("'test'", "'kvm'"))).version[:2] == (8, 2)
+    assert Site(FarAway(), "7.2").is_local, "who names a QEMU says that it is known"
+
+
+def test_no_emulator_for_an_architecture() -> None:
+    text = document(machine="virt").replace("'test'", "'qemu'").replace("x86_64", "riscv64")
+    with pytest.raises(qemushim.ConfigError, match="No emulator found for arch 'riscv64'"):
+        Site(FarAway()).emulator(Guest.from_xml(text))
+
+
 def test_kvm_may_be_libvirts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who may not open /dev/kvm has a libvirtd that may."""
     slow = Emulator.recorded("9.0")
     slow = slow._replace(accelerators=slow.accelerators[-1:], flags=slow.flags - {"kvm"})
     monkeypatch.setattr(Emulator, "probe", lambda path: slow)
     monkeypatch.setattr(FarAway, "uri", "qemu:///system")
+    monkeypatch.setattr(FarAway, "emulator", "/bin/sh")
+    monkeypatch.setattr(FarAway, "getVersion", lambda self: 9_000_000)
     site = Site(FarAway())
-    text = document().replace("'test'", "'kvm'").replace("<devices>", "<devices><emulator>/bin/sh</emulator>")
-    guest = Guest.from_xml(text)
+    assert site.is_local
+    guest = Guest.from_xml(document().replace("'test'", "'kvm'"))
     assert site.emulator(guest).accelerator("kvm") is not None
     assert guest.define(site.emulator(guest), site.host).domain.virt == "kvm"
 

@@ -1,4 +1,5 @@
-"""Around a real libvirtd with a real QEMU, of the system and of a session: what it stores, and what it runs."""
+"""Around a real libvirtd with a real QEMU, of the system, of a session, and reached by TCP like one far away:
+what it stores, and what it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import qemushim
 from qemushim.compare.abi import place
 from qemushim.document.parse import parse
 from qemushim.guest import Guest
-from tests.libvirt_daemons import PATIENCE, session_daemon, system_daemon
+from tests.libvirt_daemons import DAEMONS, PATIENCE
 
 libvirt = pytest.importorskip("libvirt", reason="needs libvirt-python (pip install libvirt-python)")
 pytestmark = [pytest.mark.libvirt, pytest.mark.qemu]
@@ -66,10 +67,10 @@ def thirty() -> Iterator[str]:
         yield document("".join(fitting), machine, number)
 
 
-@pytest.fixture(scope="module", params=[system_daemon, session_daemon], ids=["system", "session"])
+@pytest.fixture(scope="module", params=DAEMONS)
 def connection(request: pytest.FixtureRequest) -> Iterator[Any]:
     libvirt.registerErrorHandler(lambda *_: None, None)
-    with request.param() as uri, qemushim.open(uri) as connection:
+    with DAEMONS[request.param]() as uri, qemushim.open(uri) as connection:
         yield connection
 
 
@@ -264,8 +265,8 @@ def test_transient_guest(connection: Any, image: Callable[[str], str]) -> None:
 def test_read_only_connection_plans(connection: Any) -> None:
     text = document("".join(DEVICES[:3]), "q35")
     connection.defineXML(text)
-    if "session" in connection.getURI():
-        pytest.skip("a session has no read-only socket")
+    if "/system?socket=" not in connection.getURI():
+        pytest.skip("only a system's has a socket to read, on its own machine")
     with qemushim.wrap(libvirt.openReadOnly(connection.getURI() + "-ro")) as reader:
         assert reader.plan(text).verdict == "unchanged"
         with pytest.raises(libvirt.libvirtError, match="read only"):

@@ -230,7 +230,7 @@ def test_old_objects_have_their_properties_inside() -> None:
             "<filesystem type='mount'><source dir='/x'/><target dir='t'/></filesystem>",
             "Operation not supported: only virtiofs filesystems can be hotplugged",
         ),
-        ("<mouse/>", "XML error: unknown device type 'mouse'"),
+        ("<mouse/>", "unsupported configuration: unknown device type 'mouse'"),
     ],
 )
 def test_what_can_not_join(device: str, message: str) -> None:

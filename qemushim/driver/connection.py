@@ -22,6 +22,16 @@ from qemushim.errors import DriverError
 from qemushim.guest import Guest
 from qemushim.host import Host
 
+#: method → which of its arguments is a callback that is given the connection
+_CALLBACKS = {
+    "domainEventRegisterAny": 2,
+    "networkEventRegisterAny": 2,
+    "nodeDeviceEventRegisterAny": 2,
+    "registerCloseCallback": 0,
+    "secretEventRegisterAny": 2,
+    "storagePoolEventRegisterAny": 2,
+}
+
 
 class Connection:
     """See ``qemushim.open``.  ``raw``: the ``libvirt.virConnect``."""
@@ -146,15 +156,22 @@ class Connection:
     def domainEventDeregister(self, cb: Callable[..., Any]) -> Any:  # noqa: N802
         return self._raw.domainEventDeregister(self._callbacks.pop(cb, cb))
 
-    def domainEventRegisterAny(self, dom: Any, eventID: int, cb: Callable[..., Any], opaque: Any) -> Any:  # noqa: N802, N803
-        return self._raw.domainEventRegisterAny(dom, eventID, self._calling(cb), opaque)
-
     def _calling(self, callback: Callable[..., Any]) -> Callable[..., Any]:
         """A callback that is given this connection and wrapped domains."""
 
         @wraps(callback)
-        def call(_: Any, domain: Any, *rest: Any) -> Any:
-            return callback(self, self._wrap(domain), *rest)
+        def call(*given: Any) -> Any:
+            return callback(*map(self._wrap, given))
+
+        return call
+
+    def _registering(self, register: Callable[..., Any], at: int) -> Callable[..., Any]:
+        """A method of libvirt's whose argument at that place, ``cb``, is a callback."""
+
+        @wraps(register)
+        def call(*words: Any, **named: Any) -> Any:
+            given = [self._calling(word) if place == at else word for place, word in enumerate(words)]
+            return register(*given, **{k: self._calling(v) if k == "cb" else v for k, v in named.items()})
 
         return call
 
@@ -169,7 +186,12 @@ class Connection:
         return self if value is self._raw else value
 
     def __getattr__(self, name: str) -> Any:
-        return passed_through(self, getattr(self._raw, name))
+        if name == "_raw":
+            raise AttributeError(name)  # of an object that is only half made, by copy or pickle
+        member = getattr(self._raw, name)
+        if name in _CALLBACKS:
+            member = self._registering(member, _CALLBACKS[name])
+        return passed_through(self, member)
 
     def __enter__(self) -> Connection:
         return self

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LIVE: int = libvirt.VIR_DOMAIN_AFFECT_LIVE
 CONFIG: int = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+#: what may be said beside which documents are meant
+_MODIFIERS: int = libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
 
 
 class WrappedDomain:
@@ -81,6 +83,7 @@ class WrappedDomain:
 
     def _attach_config(self, joining: Joining, rest: int, done: list[tuple[str, int]]) -> None:
         assert joining.definition is not None
+        _require_known(rest)
         if self._redefines or len(joining.config) > 1:
             self._redefine(joining.definition)
             return
@@ -162,6 +165,7 @@ class WrappedDomain:
             with libvirt_errors():
                 stored, live = self._connection._documents_of(self._raw)
                 self._check_state(wanted, stored, live)
+                _require_known(rest)
                 assert stored is not None
                 new = definition(stored)
             if wanted & LIVE:
@@ -188,11 +192,14 @@ class WrappedDomain:
 
     def _check_state(self, wanted: int, stored: Guest | None, live: Guest | None) -> None:
         if wanted & LIVE and live is None:
-            raise ConfigError("Requested operation is not valid: domain is not running", hint="AFFECT_CONFIG")
+            raise ConfigError(
+                "Requested operation is not valid: domain is not running",
+                hint="VIR_DOMAIN_AFFECT_CONFIG changes the stored definition",
+            )
         if wanted & CONFIG and stored is None:
             raise ConfigError(
                 "Requested operation is not valid: transient domains do not have any persistent config",
-                hint="AFFECT_LIVE",
+                hint="VIR_DOMAIN_AFFECT_LIVE changes the running guest",
             )
 
     def connect(self) -> Connection:
@@ -201,6 +208,8 @@ class WrappedDomain:
     def __getattr__(self, name: str) -> Any:
         from qemushim.driver.connection import passed_through
 
+        if name in ("_connection", "_raw"):
+            raise AttributeError(name)  # of an object that is only half made, by copy or pickle
         return passed_through(self._connection, getattr(self._raw, name))
 
     def __dir__(self) -> list[str]:
@@ -208,6 +217,13 @@ class WrappedDomain:
 
     def __repr__(self) -> str:
         return f"<qemushim domain {self._raw.name()!r}>"
+
+
+def _require_known(rest: int) -> None:
+    """Refuse flags that libvirt would refuse, where it is not the one that sees them."""
+    with libvirt_errors():
+        if unknown := rest & ~_MODIFIERS:
+            raise ConfigError(f"unsupported flags ({unknown:#x})", hint="VIR_DOMAIN_AFFECT_LIVE, …_CONFIG")
 
 
 def _completed(xml: str, guest: Guest) -> str:

@@ -30,6 +30,7 @@ from qemushim.driver.site import Site
 from qemushim.emulator.model import Emulator
 from qemushim.errors import AddressError, ConfigError, error
 from qemushim.guest import Guest
+from qemushim.hotplug.join import require_pluggable
 from qemushim.machine.domain import Domain
 from qemushim.machine.implicit import add_implicit_controllers
 
@@ -60,6 +61,8 @@ def plan_joining(text: str, site: Site, stored: Guest | None, live: Guest | None
     node = parse(text)
     _give_mac(node, site)
     emulator = site.emulator(guest)
+    if into != "config":
+        require_pluggable(node)
     if into == "config" or live is None:
         assert stored is not None
         beside = only_in(live, stored) if live is not None else []

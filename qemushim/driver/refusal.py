@@ -21,6 +21,8 @@ _CODES: tuple[tuple[str, int], ...] = (
     ("operation failed:", libvirt.VIR_ERR_OPERATION_FAILED),
     ("device not found:", libvirt.VIR_ERR_DEVICE_MISSING),
     ("Operation not supported:", libvirt.VIR_ERR_OPERATION_UNSUPPORTED),
+    ("Requested operation is not valid:", libvirt.VIR_ERR_OPERATION_INVALID),
+    ("unsupported flags", libvirt.VIR_ERR_INVALID_ARG),
     ("the CPU is incompatible", libvirt.VIR_ERR_CPU_INCOMPATIBLE),
 )
 

@@ -1,12 +1,14 @@
 """``Site``: where a connection's guests run: which QEMU, on what host, kept by which libvirt.
 
-On this machine the binary itself is asked.  Far away it can not be: there the recorded QEMU that is nearest to the
-version stands in for it, with the machine types that libvirt names.
+On this machine the binary itself is asked.  Far away it can not be, nor in a container that has libvirt's socket and
+another file system: there the recorded QEMU that is nearest to the version stands in for it, with the machine types
+that libvirt names.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import uuid
 from collections.abc import Iterator
@@ -26,6 +28,11 @@ from qemushim.host import Host
 OURS = frozenset({"QEMU", "TEST"})
 #: domain types that their documents may have
 TYPES = frozenset({"hvf", "kvm", "qemu", "test"})
+
+#: what the name of a machine type ends with
+_MACHINE_VERSION = re.compile(r"-(\d+)\.(\d+)$")
+#: for the last of a series
+_ANY_MICRO = 99
 
 #: libvirt's version → tag and model of a device that it knows only from then on, and that is there without being asked
 _LATER: tuple[tuple[int, str, str], ...] = ((9_001_000, "watchdog", "itco"),)
@@ -54,8 +61,27 @@ class Site:
 
     @cached_property
     def is_local(self) -> bool:
-        """The guests run on this machine."""
-        return not urlsplit(self.uri).hostname
+        """The guests run on this machine, and the files that libvirt speaks of are those that are seen here."""
+        if urlsplit(self.uri).hostname:
+            return False
+        path = self._default_emulator
+        if self._emulator is not None or not path:
+            return True
+        try:
+            version = Emulator.probe(path).version if os.access(path, os.X_OK) else None
+        except EmulatorError:
+            version = None
+        return version == self.qemu_version
+
+    @cached_property
+    def qemu_version(self) -> tuple[int, int, int]:
+        """Of the QEMU that libvirt takes by itself."""
+        return _split_version(int(self.raw.getVersion()))
+
+    @property
+    def _default_emulator(self) -> str:
+        """The binary that libvirt takes by itself for the host's own architecture."""
+        return dict(self._emulators()).get(self.capabilities.value("host/cpu/arch") or "x86_64", "")
 
     @cached_property
     def version(self) -> int:
@@ -78,7 +104,8 @@ class Site:
         models = [node.value("model") or "" for node in self.capabilities.ensure("host").all("secmodel")]
         return found._replace(
             arch=arch,
-            emulators={**found.emulators, **dict(self._emulators())},
+            # what libvirt does not name it does not run
+            emulators=found.emulators if self.is_test else dict(self._emulators()),
             privileged=not urlsplit(self.uri).path.startswith("/session"),
             libvirt=self.version,
             # what its helpers can do is libvirt's to know
@@ -111,6 +138,10 @@ class Site:
         arch = guest.domain.arch or (stored.domain.arch if stored is not None else "") or self.host.arch
         virt = "qemu" if self.is_test else guest.domain.virt
         path = guest.domain.node.value("devices/emulator") or self.host.emulators.get(arch, "")
+        if not path and self._emulator is None:
+            raise error.unsupported(
+                f"No emulator found for arch '{arch}'", guest.domain.node.find("os/type"), "install its QEMU"
+            )
         key = (arch, virt, path)
         if key not in self._known:
             self._known[key] = self._found(arch, virt, path)
@@ -145,8 +176,7 @@ class Site:
         """The recorded QEMU that is nearest to one on another machine."""
         from qemushim.emulator.bundled import find
 
-        number = int(self.raw.getVersion())
-        version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+        version = ".".join(map(str, self._version_of(arch, path, virt)))
         try:
             found = find(f"~{version}", "x86_64" if arch == "i686" else arch)
         except EmulatorError as problem:
@@ -156,6 +186,14 @@ class Site:
         machines = list(self._machines(arch, virt))
         accelerators = tuple(_with_machines(a, machines) for a in found.accelerators)
         return found._replace(arch=arch, binary=path, accelerators=accelerators)
+
+    def _version_of(self, arch: str, path: str, virt: str) -> tuple[int, int, int]:
+        """Of a binary that can not be asked; one that libvirt does not take by itself is told by its machine types."""
+        if path == self._default_emulator:
+            return self.qemu_version
+        said = parse(self.raw.getDomainCapabilities(path, arch, None, virt))
+        found = _MACHINE_VERSION.search(said.value("machine") or "")
+        return (int(found[1]), int(found[2]), _ANY_MICRO) if found else self.qemu_version
 
     def _machines(self, arch: str, virt: str) -> Iterator[tuple[str, str]]:
         """(name, alias) of the machine types that libvirt lists."""
@@ -197,6 +235,11 @@ class Site:
             for device in tuple(guest.domain.lists[tag]) if self.version < since else ():
                 if device.node.origin < 0 and device.node.get("model") == model:
                     guest.domain.remove(device)
+
+
+def _split_version(number: int) -> tuple[int, int, int]:
+    """As libvirt writes versions: 7.2.22 is 7,002,022."""
+    return number // 1_000_000, number // 1000 % 1000, number % 1000
 
 
 def _with_machines(accelerator: Accelerator, listed: list[tuple[str, str]]) -> Accelerator:

@@ -40,8 +40,7 @@ def join(node: Node, d: Define) -> list[Device]:
 
     Returns what is new: the controllers that it takes, and then the device.
     """
-    if node.tag in FIXED:
-        raise error.not_supported(f"live attach of device '{node.tag}' is not supported", node)
+    require_pluggable(node)
     device = complete_new(node, d)
     check = _POSSIBLE.get(device.tag)
     if check is not None:
@@ -54,6 +53,12 @@ def join(node: Node, d: Define) -> list[Device]:
     check_addresses(d)
     _check_together(device, d)
     return [*added, device]
+
+
+def require_pluggable(node: Node) -> None:
+    """Raise ``ConfigError`` where no running guest can be given such a device."""
+    if node.tag in FIXED:
+        raise error.not_supported(f"live attach of device '{node.tag}' is not supported", node)
 
 
 def complete_new(node: Node, d: Define) -> Device:

@@ -223,7 +223,9 @@ class Domain(Item):
         """Take in the element of a device; or ``ConfigError`` where it is none, or a value is malformed."""
         kind = BY_TAG.get(node.tag)
         if kind is None:
-            raise error.xml(f"unknown device type '{node.tag}'", node, f"one of: {', '.join(sorted(BY_TAG))}")
+            raise error.unsupported(
+                f"unknown device type '{node.tag}'", node, f"one of: {', '.join(sorted(BY_TAG))}"
+            )
         check(node, kind.schema_for(node))
         for element in node.iter():
             element.origin = -1  # it comes from another document
