@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.libvirt_daemons import Daemons
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = Path(os.environ.get("QEMUSHIM_CORPUS", ROOT.parent / "shared" / "corpus"))
@@ -45,6 +49,13 @@ def qemu() -> str:
     if found is None:
         pytest.skip("needs qemu-system-x86_64 (apt-get install qemu-system-x86)")
     return found
+
+
+@pytest.fixture(scope="session")
+def daemons() -> Iterator[Daemons]:
+    """Real libvirtds; every one has to learn first what its QEMUs can do, so that a run has one of each."""
+    with ExitStack() as stack:
+        yield Daemons(stack)
 
 
 def children() -> set[int]:

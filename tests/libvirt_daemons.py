@@ -64,32 +64,28 @@ def missing() -> str:
     return ""
 
 
-@contextmanager
-def remote_daemon() -> Iterator[str]:
-    """The same on a TCP port; yields a URI that names a host."""
-    for last in (False, False, True):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        try:
-            context = system_daemon(port)
-            context.__enter__()
-        except (TimeoutError, subprocess.CalledProcessError):
-            if last:  # else somebody was faster to take the port
-                raise
-            continue
-        with ExitStack() as stack:
-            stack.push(context)
-            yield f"qemu+tcp://127.0.0.1:{port}/system"
-        return
+#: kinds of URI that ``Daemons`` knows: of the system, of the system by TCP like one far away, of a session
+KINDS = ("system", "remote", "session")
+
+
+class Daemons:
+    """The libvirtds of a test run: started when first asked for, and ended with the run."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._uris: dict[str, str] = {}
+
+    def uri(self, kind: str) -> str:
+        """Skips where that kind can not be had."""
+        if kind not in self._uris:
+            context = session_daemon() if kind == "session" else system_daemon()
+            self._uris |= self._stack.enter_context(context)
+        return self._uris[kind]
 
 
 @contextmanager
-def system_daemon(port: int = 0) -> Iterator[str]:
-    """A libvirtd for qemu:///system; yields its URI.  Skips where there is none, or the user is not root.
-
-    ``port``: on the loopback interface, where it listens too.
-    """
+def system_daemon() -> Iterator[dict[str, str]]:
+    """A libvirtd for qemu:///system; yields its URIs, by its socket and by TCP.  Skips where there can be none."""
     if missing():
         pytest.skip(missing())
     if os.geteuid() != 0:
@@ -97,21 +93,43 @@ def system_daemon(port: int = 0) -> Iterator[str]:
     private = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
     if not private and _user_missing():
         pytest.skip(f"needs a mount namespace, or the user {_USER} (apt-get install libvirt-daemon-system)")
-    with tempfile.TemporaryDirectory(prefix="qemushim-libvirtd-") as folder, _turn(not private):
-        tcp = _TCP.format(port) if port else ""
-        Path(folder, "libvirtd.conf").write_text(_CONF.format(folder) + tcp)
-        Path(folder, "qemu.conf").write_text(_QEMU_CONF)
-        words = ["unshare", "--mount", "--propagation", "private"] if private else []
-        script = _PRIVATE if private else _PUBLIC
-        words += ["sh", "-c", script, "sh", folder, "-l" if port else ""]
-        settings = nullcontext() if private else _qemu_conf()
-        with settings, _running(words, folder, {**os.environ, "PATH": _PATH}):
-            yield f"qemu+unix:///system?socket={folder}/libvirt-sock"
+    for last in (False, False, True):
+        with ExitStack() as stack:
+            try:
+                uris = stack.enter_context(_system_daemon(private, _free_port()))
+            except (TimeoutError, subprocess.CalledProcessError):
+                if last:  # else somebody was faster to take the port
+                    raise
+                continue
+            yield uris
+            return
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @contextmanager
-def session_daemon() -> Iterator[str]:
-    """A libvirtd for qemu:///session, of an ordinary user; yields its URI."""
+def _system_daemon(private: bool, port: int) -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="qemushim-libvirtd-") as folder, _turn(not private):
+        Path(folder, "libvirtd.conf").write_text(_CONF.format(folder) + _TCP.format(port))
+        Path(folder, "qemu.conf").write_text(_QEMU_CONF)
+        words = ["unshare", "--mount", "--propagation", "private"] if private else []
+        script = _PRIVATE if private else _PUBLIC
+        words += ["sh", "-c", script, "sh", folder, "--listen"]
+        settings = nullcontext() if private else _qemu_conf()
+        with settings, _running(words, folder, {**os.environ, "PATH": _PATH}):
+            yield {
+                "system": f"qemu+unix:///system?socket={folder}/libvirt-sock",
+                "remote": f"qemu+tcp://127.0.0.1:{port}/system",
+            }
+
+
+@contextmanager
+def session_daemon() -> Iterator[dict[str, str]]:
+    """A libvirtd for qemu:///session, of an ordinary user; yields its URI.  Skips where there can be none."""
     if missing():
         pytest.skip(missing())
     with tempfile.TemporaryDirectory(prefix="qemushim-session-") as folder:
@@ -128,7 +146,7 @@ def session_daemon() -> Iterator[str]:
                 os.chown(path, user.pw_uid, user.pw_gid)
             words = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         with _running([*words, "sh", "-c", _DAEMONS, "sh", folder], folder, environment):
-            yield f"qemu+unix:///session?socket={folder}/libvirt-sock"
+            yield {"session": f"qemu+unix:///session?socket={folder}/libvirt-sock"}
 
 
 @contextmanager
@@ -230,7 +248,3 @@ def _log(folder: str) -> str:
     with suppress(OSError):
         return Path(folder, "libvirtd.log").read_text()[-2000:]
     return "no log"
-
-
-#: what a libvirtd is for → one of the tests' own
-DAEMONS = {"system": system_daemon, "session": session_daemon, "remote": remote_daemon}

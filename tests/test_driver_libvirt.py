@@ -35,8 +35,8 @@ MOST = (
     "<sound model='ich9'/>",
     "<graphics type='vnc'/>",
 )
-#: kinds of device that have no address, whatever the bus
-NOWHERE = {"graphics", "audio"}
+#: kinds of device that have no address, whatever the bus: the watchdog is part of the chipset
+NOWHERE = {"graphics", "audio", "watchdog"}
 
 
 def document(devices: str = "".join(MOST), machine: str = "q35", name: str = "g", extra: str = "") -> str:

@@ -17,7 +17,7 @@ import qemushim
 from qemushim.compare.abi import place
 from qemushim.document.parse import parse
 from qemushim.guest import Guest
-from tests.libvirt_daemons import DAEMONS, PATIENCE
+from tests.libvirt_daemons import KINDS, PATIENCE, Daemons
 
 libvirt = pytest.importorskip("libvirt", reason="needs libvirt-python (pip install libvirt-python)")
 pytestmark = [pytest.mark.libvirt, pytest.mark.qemu]
@@ -67,10 +67,10 @@ def thirty() -> Iterator[str]:
         yield document("".join(fitting), machine, number)
 
 
-@pytest.fixture(scope="module", params=DAEMONS)
-def connection(request: pytest.FixtureRequest) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=KINDS)
+def connection(request: pytest.FixtureRequest, daemons: Daemons) -> Iterator[Any]:
     libvirt.registerErrorHandler(lambda *_: None, None)
-    with DAEMONS[request.param]() as uri, qemushim.open(uri) as connection:
+    with qemushim.open(daemons.uri(request.param)) as connection:
         yield connection
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from qemushim.compare.abi import Difference, breaks, describe, differences, place
@@ -232,11 +232,11 @@ def _seat(device: Device) -> tuple[str, str]:
 def _told(guest: Guest, definition: Guest, before: Guest | None) -> Iterator[tuple[bool, str]]:
     """What the document left open, a line each, and whether the guest had it already."""
     given = {node.origin: node for node in guest.domain.node.iter() if node.origin >= 0}
-    old = _Had(before)
+    old = _Had(before, definition)
     for child in definition.domain.node.children:
         if child.origin < 0 and child.tag not in ("devices", COMMENT):
             text = " ".join(child.text.split())
-            yield text != "" and old.says(child.tag) == text, f"<{child.tag}> {text}".rstrip()
+            yield old.has(child), f"<{child.tag}> {text}".rstrip()
     machine = definition.domain.machine_type
     if machine != guest.domain.machine_type:
         yield old.says("os/type/@machine") == machine, f"machine type {machine}"
@@ -244,7 +244,8 @@ def _told(guest: Guest, definition: Guest, before: Guest | None) -> Iterator[tup
         where = place_of(device)
         if device.node.origin < 0:
             at = f" at {place(device)}" if place(device) else ""
-            yield (where, device.tag) in old.places, f"{describe(device)}{at}"
+            kept = (where, device.tag) in old.places if where is not None else device in old.paired
+            yield kept, f"{describe(device)}{at}"
             continue
         user = given[device.node.origin]
         mac = device.node.value("mac/@address")
@@ -257,14 +258,26 @@ def _told(guest: Guest, definition: Guest, before: Guest | None) -> Iterator[tup
 class _Had:
     """What a guest had so far."""
 
-    def __init__(self, guest: Guest | None) -> None:
+    def __init__(self, guest: Guest | None, definition: Guest) -> None:
         self.guest = guest
+        pairs = pair_devices(definition.domain.lists, guest.domain.lists) if guest is not None else ()
+        self.paired = {device for device, _ in pairs}
         devices = list(guest.domain.every()) if guest is not None else []
         self.places = {(place_of(device), device.tag) for device in devices if place_of(device) is not None}
         self.macs = {device.node.value("mac/@address") for device in devices}
 
+    def has(self, node: Node) -> bool:
+        """The same element, whatever its layout."""
+        every = self.guest.domain.node.all(node.tag) if self.guest is not None else ()
+        return any(_shape(other) == _shape(node) for other in every)
+
     def says(self, path: str) -> str | None:
         return self.guest.domain.node.value(path) if self.guest is not None else None
+
+
+def _shape(node: Node) -> Hashable:
+    children = tuple(_shape(child) for child in node.children if child.tag != COMMENT)
+    return node.tag, frozenset(node.attrib.items()), node.text.strip(), children
 
 
 def _styled(guest: Guest) -> str:
