@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from qemushim.command.command import Command
     from qemushim.driver.around import open as open  # noqa: A004

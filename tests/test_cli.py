@@ -99,19 +99,6 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == b""
 
 
-def test_only_what_is_needed_is_imported() -> None:
-    """A cold start stays short: neither lxml nor rich nor asyncio for a dry run."""
-    code = (
-        "import sys; from qemushim.cli import main; main(['argv', sys.argv[1], '--qemu', '10.0']); "
-        "heavy = {'lxml', 'rich', 'asyncio', 'msgspec', 'qemu', 'libvirt', 'platformdirs', 'shtab'} "
-        "& set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, EXAMPLE], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_result_does_not_depend_on_the_machine(tmp_path: Path) -> None:
     """Same words from another folder, home, user and locale."""
     command = [sys.executable, "-m", "qemushim", "argv", EXAMPLE]

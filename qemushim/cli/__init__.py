@@ -7,6 +7,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from qemushim import __version__
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
@@ -56,16 +58,6 @@ ask all that are installed where you name none): neither QEMU nor libvirt need b
 REFUSED, USAGE = 1, 2
 
 
-def version() -> str:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed("qemushim")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
-
-
 def overview_parser(*, complete: bool = False) -> argparse.ArgumentParser:
     """The parser of everything; ``complete`` loads every subcommand (for completion scripts)."""
     import argparse
@@ -91,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [*(sys.argv[1:] if arguments is None else arguments)]
     if not words or words[0] not in SUBCOMMANDS:
         if words == ["--version"]:
-            print(f"qemushim {version()}")
+            print(f"qemushim {__version__}")
             return 0
         parser = overview_parser()
         parser.parse_args(words)

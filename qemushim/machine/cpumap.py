@@ -168,16 +168,12 @@ def _bundled() -> CpuMap:
 
 
 def _unpack_x86(data: Mapping[str, Any]) -> X86Map:
-    places: dict[str, int] = {}
-    features = {}
-    for item in data["features"]:
-        bits = 0
-        for register, mask in item.get("bits", ()):
-            bits |= mask << places.setdefault(register, 32 * len(places))
-        features[item["name"]] = Feature(item["name"], bits, not item.get("stays", False))
-    models: dict[str, Model] = {}
-    for item in data["models"]:
-        models[item["name"]] = _unpack_model(item, features, models)
+    """The map of the rows that ``cpumapfile`` makes: one for each ``Feature`` and each ``Model``, by their fields."""
+    features = {
+        name: Feature(name, int(bits, 16) << zeros, migrates)
+        for name, bits, zeros, migrates in data["features"]
+    }
+    models = {row[0]: _unpack_model(*row) for row in data["models"]}
     return X86Map(
         dict(data["vendors"]),
         features,
@@ -188,27 +184,21 @@ def _unpack_x86(data: Mapping[str, Any]) -> X86Map:
     )
 
 
-def _unpack_model(
-    item: Mapping[str, Any], features: Mapping[str, Feature], models: Mapping[str, Model]
-) -> Model:
-    base = models.get(item.get("base", ""))
-    bits = base.bits if base else 0
-    for name in item.get("features", ()):
-        bits |= features[name].bits
-    signatures = tuple(
+def _unpack_model(name: str, bits: str, vendor: str, signatures: list[Any], *others: Any) -> Model:
+    host, guest, compare, removed, added, alias_of = others
+    known = tuple(
         Signature(family, model, frozenset(steppings) if steppings else None)
-        for family, model, steppings in item.get("signatures", ())
+        for family, model, steppings in signatures
     )
-    own = any(key in item for key in ("features", "removed", "added"))
     return Model(
-        name=item["name"],
-        bits=bits,
-        vendor=item.get("vendor", base.vendor if base else ""),
-        signatures=signatures or (base.signatures if base else ()),
-        host=item.get("host", True),
-        guest=item.get("guest", True),
-        compare=item.get("compare", False),
-        removed=(*(base.removed if base else ()), *item.get("removed", ())),
-        added=(*(base.added if base else ()), *item.get("added", ())),
-        alias_of=base.name if base and not own and not signatures else "",
+        name,
+        int(bits, 16),
+        vendor,
+        known,
+        host,
+        guest,
+        compare,
+        tuple(removed.split()),
+        tuple(added.split()),
+        alias_of,
     )

@@ -15,7 +15,10 @@ _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 def read(files: Mapping[str, str]) -> dict[str, Any]:
     """What the files say: file name → XML text, ``index.xml`` among them.  Raises ``ConfigError``."""
-    return _Reader(files).data()
+    data = _Reader(files).data()
+    if "x86" in data:
+        data["x86"] = _x86_rows(data["x86"])
+    return data
 
 
 class _Reader:
@@ -110,3 +113,57 @@ def _steppings(text: str) -> list[int]:
         low, _, high = part.partition("-")
         found += range(int(low), int(high or low) + 1)
     return found
+
+
+# -- rows of the x86 map -----------------------------------------------------------------------------------
+
+
+def _x86_rows(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Features and models as rows, with what a model takes from the one that it is based on; bits are hexadecimal."""
+    places: dict[str, int] = {}
+    bits: dict[str, int] = {}
+    for item in data["features"]:
+        bits[item["name"]] = sum(
+            mask << places.setdefault(register, 32 * len(places)) for register, mask in item.get("bits", ())
+        )
+    rows: dict[str, list[Any]] = {}
+    for item in data["models"]:
+        rows[item["name"]] = _model_row(item, bits, rows)
+    return {
+        "vendors": data["vendors"],
+        "features": [
+            [item["name"], *_without_zeros(bits[item["name"]]), not item.get("stays", False)]
+            for item in data["features"]
+        ],
+        "models": [
+            [name, f"{own:x}", *others, " ".join(removed), " ".join(added), alias]
+            for name, own, *others, removed, added, alias in rows.values()
+        ],
+    }
+
+
+def _without_zeros(bits: int) -> tuple[str, int]:
+    """A number in hexadecimal without the zeros at its end, and how many these are (bits)."""
+    zeros = max((bits & -bits).bit_length() - 1, 0)
+    return f"{bits >> zeros:x}", zeros
+
+
+def _model_row(item: Mapping[str, Any], bits: Mapping[str, int], rows: Mapping[str, list[Any]]) -> list[Any]:
+    base = rows.get(item.get("base", ""), ["", 0, "", [], True, True, False, [], [], ""])
+    own = base[1]
+    for name in item.get("features", ()):
+        own |= bits[name]
+    signatures = item.get("signatures", [])
+    differs = any(key in item for key in ("features", "removed", "added", "signatures"))
+    return [
+        item["name"],
+        own,
+        item.get("vendor", base[2]),
+        signatures or base[3],
+        item.get("host", True),
+        item.get("guest", True),
+        item.get("compare", False),
+        [*base[7], *item.get("removed", ())],
+        [*base[8], *item.get("added", ())],
+        "" if differs else base[0],
+    ]
