@@ -327,7 +327,7 @@ def _check_below(bridge: Device, place: PciAddress) -> None:
     """A bridge is found by the guest behind a bus of a lower number only."""
     index = index_of(bridge)
     if index <= place.bus:
-        raise error.xml(
+        raise error.unsupported(
             f"PCI controller at index {index} (0x{index:02x}) has bus='0x{place.bus:02x}', "
             "but index must be larger than bus",
             bridge.node,

@@ -15,19 +15,17 @@ from qemushim.document.fields import (
     Choice,
     Field,
     Hex,
-    Integer,
-    Long,
+    LongPositive,
     Many,
+    Natural,
     One,
     OnOff,
-    Positive,
     Text,
     Unsigned,
 )
 from qemushim.document.item import Item, Schema, Tail
 from qemushim.document.node import Node
 from qemushim.document.sizes import Size
-from qemushim.document.units import parse_integer
 from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
@@ -64,20 +62,6 @@ MODELS: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Index(Integer["int | None"]):
-    """The number by which addresses name the controller."""
-
-    expected = "Expected non-negative value"
-
-    def read(self, raw: str) -> int | None:
-        number = parse_integer(raw)
-        if number < 0:
-            raise ValueError(raw)
-        if number >> 32:
-            raise ValueError(raw)
-        return number
-
-
 class _Model(Choice["str | None"]):
     """A model of one type of controller."""
 
@@ -89,7 +73,7 @@ class _Driver(Item):
     """``<driver>`` of virtio controllers."""
 
     tag = "driver"
-    queues = Positive["int | None"]("@queues")
+    queues = Unsigned["int | None"]("@queues")
     cmd_per_lun = Unsigned["int | None"]("@cmd_per_lun")
     max_sectors = Unsigned["int | None"]("@max_sectors")
     ioeventfd = OnOff["bool | None"]("@ioeventfd")
@@ -99,6 +83,21 @@ class _Driver(Item):
     packed = OnOff["bool | None"]("@packed")
     page_per_vq = OnOff["bool | None"]("@page_per_vq")
     iothreads = Many("iothreads/iothread", DiskIothread)
+
+
+class _NumaNode(Unsigned["int | None"]):
+    """A NUMA cell of the guest; an empty text names none."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        super().__init__("node")
+        self.says("invalid NUMA node in target", "XML error")
+
+    def bounded(self, number: int) -> int:
+        if number >> 31:
+            raise ValueError(number)
+        return number
 
 
 class _Target(Item):
@@ -112,8 +111,8 @@ class _Target(Item):
     index = Unsigned["int | None"]("@index")
     hotplug = OnOff["bool | None"]("@hotplug")
     #: KiB of address space kept for devices plugged in later
-    mem_reserve = Long["int | None"]("@memReserve")
-    node_ = Unsigned["int | None"]("node")
+    mem_reserve = LongPositive["int | None"]("@memReserve")
+    node_ = _NumaNode()
 
 
 class Controller(Device):
@@ -121,12 +120,13 @@ class Controller(Device):
 
     tag = "controller"
     type = Choice("@type", MODELS, "ide")
-    index = _Index("@index")
+    #: the number by which addresses name the controller
+    index = Natural["int | None"]("@index")
     model = Text("@model")
-    ports = Unsigned["int | None"]("@ports")
-    vectors = Unsigned["int | None"]("@vectors")
-    max_grant_frames = Unsigned["int | None"]("@maxGrantFrames")
-    max_event_channels = Unsigned["int | None"]("@maxEventChannels")
+    ports = Natural["int | None"]("@ports")
+    vectors = Natural["int | None"]("@vectors")
+    max_grant_frames = Natural["int | None"]("@maxGrantFrames")
+    max_event_channels = Natural["int | None"]("@maxEventChannels")
     model_name = Text("model/@name")
     target = One("target", _Target)
     driver = One("driver", _Driver)
@@ -166,6 +166,13 @@ class Controller(Device):
         return self.node.get("model") in COMPANION_PORTS or self.node.child("master") is not None
 
     # -- phases ----------------------------------------------------------------------------------------------
+
+    def check_document(self, d: Define) -> None:
+        _ = self.ports  # read of every type of controller, and kept of few
+        targets = self.node.all("target") if self.type == "pci" else []
+        if len(targets) > 1:
+            message = "Multiple <target> elements in controller definition not allowed"
+            raise error.xml(message, targets[1], "keep one")
 
     def complete(self, d: Define) -> None:
         complete_controller(self, d)

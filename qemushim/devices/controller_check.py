@@ -30,6 +30,8 @@ def complete_controller(c: Controller, d: Define) -> None:
     if make is not None:
         make(c, d)
     driver = c.driver
+    if driver is not None and driver.queues == 0:
+        driver.node.drop("queues")
     if c.hole64 is not None:
         c.hole64 = c.hole64
     if driver is not None and driver.iothread and not (c.type == "scsi" and c.model in VIRTIO_SCSI):
@@ -148,10 +150,11 @@ def _check_queues(c: Controller) -> None:
             raise error.unsupported(f"'{option}' is only supported by virtio-scsi controller", c.node)
 
 
-def _check_xenbus(c: Controller, d: Define) -> None:
+def _check_foreign(c: Controller, d: Define) -> None:
+    """A controller that QEMU does not have can not be placed."""
     if d.board.has_pci:
         raise error.internal(
-            "Cannot automatically add a new PCI bus for a device with connect flags 00", c.node
+            "Cannot automatically add a new PCI bus for a device with connect flags 00", c.node, "remove it"
         )
 
 
@@ -234,6 +237,7 @@ _PCI_OPTIONS: tuple[tuple[str, str, frozenset[str]], ...] = (
     ("target/@chassis", "chassis", frozenset({"pcie-root-port", "pcie-switch-downstream-port"})),
     ("target/@port", "port", frozenset({"pcie-root-port", "pcie-switch-downstream-port"})),
     ("target/@hotplug", "hotplug", frozenset({"pci-root", "pcie-root-port", "pcie-switch-downstream-port"})),
+    ("target/@memReserve", "memReserve", frozenset({"pcie-root-port", "pci-bridge", "pcie-to-pci-bridge"})),
 )
 _NO_OPTIONS = frozenset({"model", "target", "address", "alias"})
 #: model → options of which nothing has to be checked: those of the models that libvirt itself adds
@@ -253,6 +257,11 @@ def _check_pci(c: Controller, d: Define) -> None:
     if given <= _USUAL_OPTIONS.get(model, _NO_OPTIONS):
         return
     target = c.target
+    if target is not None:
+        for number, name, most in ((target.chassis_nr, "chassisNr", 255), (target.bus_nr, "busNr", 254)):
+            if number is not None and not 1 <= number <= most:
+                message = f"PCI controller {name} '{number}' out of range - must be 1-{most}"
+                raise error.unsupported(message, c.node, "leave it out: a free one is found")
     if target is not None and target.node_ is not None and c.number == 0:
         raise error.unsupported(
             "The PCI controller with index=0 can't be associated with a NUMA node", c.node
@@ -303,5 +312,6 @@ _CHECK: dict[str, Callable[[Controller, Define], None]] = {
     "pci": _check_pci,
     "sata": _check_sata,
     "scsi": _check_scsi,
-    "xenbus": _check_xenbus,
+    "isa": _check_foreign,
+    "xenbus": _check_foreign,
 }

@@ -6,6 +6,7 @@ https://libvirt.org/formatdomain.html#host-device-assignment
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from qemushim.command.option import Option, Value
@@ -16,7 +17,7 @@ from qemushim.devices.bootindex import boot_index, boot_loadparm
 from qemushim.devices.interface import Interface, hostdev_interfaces
 from qemushim.devices.placement import address_properties, rom_properties, virtio_driver, zpci_options
 from qemushim.devices.storage import Auth, HostAddress, Server
-from qemushim.devices.storage_check import check_auth_secret
+from qemushim.devices.storage_check import KNOWN_SECRETS
 from qemushim.devices.storage_define import complete_auth, complete_network_name, complete_server
 from qemushim.document.fields import (
     Choice,
@@ -33,8 +34,8 @@ from qemushim.document.fields import (
 )
 from qemushim.document.item import Item, Schema
 from qemushim.document.node import Node
-from qemushim.document.units import canonical_uuid
-from qemushim.errors import error
+from qemushim.document.units import canonical_uuid, parse_unsigned
+from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
     from qemushim.context import Build, Define
@@ -52,11 +53,21 @@ MDEV_ADDRESSES = {
 SUBSYSTEM = "subsystem"
 
 
+class UsbNumber(Unsigned[int]):
+    """The number of a USB bus or device of the host: decimal, octal or hexadecimal."""
+
+    base = 0
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, 0)
+
+
 class HostdevAddress(HostAddress):
     """``<address>`` of a source: on a PCI, USB or SCSI bus of the host, or a mediated device's UUID."""
 
+    usb_bus = UsbNumber("@bus")
+    device = UsbNumber("@device")
     bus_number = Unsigned("@bus", 0)
-    device = Unsigned("@device", 0)
     target = Unsigned("@target", 0)
     unit = Long("@unit", 0)
     uuid = Text("@uuid")
@@ -65,7 +76,7 @@ class HostdevAddress(HostAddress):
     layouts: ClassVar[dict[str, tuple[str, ...]]] = {
         "uuid": ("uuid",),
         "unit": ("bus_number", "target", "unit"),
-        "device": ("bus_number", "device"),
+        "device": ("usb_bus", "device"),
         "slot": ("domain", "bus", "slot", "function"),
     }
 
@@ -75,6 +86,28 @@ class HostdevAddress(HostAddress):
         return cls.only(*cls.layouts[kind])
 
 
+class UsbId(Hex["int | None"]):
+    """A vendor or a product of USB devices."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, 4)
+        self.required = True
+
+    def read(self, raw: str) -> int:
+        number: int = super().read(raw)
+        if number == 0 and self.path.startswith("vendor"):
+            raise ValueError(raw)
+        return number
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        with suppress(ValueError):
+            if parse_unsigned(raw, self.base) == 0:
+                self.expected = "Zero is not permitted"
+                message = f"Invalid value for attribute 'id' in element '{place.tag}': Zero is not permitted"
+                return error.xml(message, place, "id='0x1d6b'")
+        return super().wrong(raw, place)
+
+
 class HostdevSource(Item):
     """``<source>``: which device of the host, or which LUN of an iSCSI server."""
 
@@ -82,11 +115,11 @@ class HostdevSource(Item):
     protocol = Choice("@protocol", ("adapter", "iscsi", "none", "vhost"))
     name_ = Text("@name")
     wwpn = Text("@wwpn")
-    startup_policy = Choice("@startupPolicy", ("mandatory", "requisite", "optional"))
-    guest_reset = Choice("@guestReset", ("off", "uninitialized", "on"))
+    startup_policy = Choice("@startupPolicy", ("mandatory", "requisite", "optional")).later()
+    guest_reset = Choice("@guestReset", ("off", "uninitialized", "on")).later()
     write_filtering = Switch("@writeFiltering")
-    vendor = Hex("vendor/@id", 4)
-    product = Hex("product/@id", 4)
+    vendor = UsbId("vendor/@id")
+    product = UsbId("product/@id")
     adapter = Text("adapter/@name")
     servers = Many("host", Server)
     auth = One("auth", Auth)
@@ -102,17 +135,17 @@ class Hostdev(Device):
     tag = "hostdev"
     unused = ()
     mode = Choice("@mode", (SUBSYSTEM, "capabilities"), SUBSYSTEM)
-    type = Choice("@type", (*TYPES, "storage", "misc", "net"), "")
-    managed = Switch("@managed", False)
+    type = Choice("@type", (*TYPES, "storage", "misc", "net"), "", required=True)
+    managed = Text("@managed")
     sgio = Sgio("@sgio")
     rawio = Switch("@rawio")
-    model = Choice("@model", MODELS)
+    model = Choice("@model", MODELS).later()
     display = OnOff("@display")
     ramfb = OnOff("@ramfb")
     driver_name = Choice("driver/@name", ("kvm", "vfio", "xen"))
     driver_model = Text("driver/@model")
     source = One("source", HostdevSource)
-    teaming = Choice("teaming/@type", ("persistent", "transient"))
+    teaming = Text("teaming/@type")
     teaming_persistent = Text("teaming/@persistent")
     readonly = Present("readonly")
     shareable = Present("shareable")
@@ -129,41 +162,66 @@ class Hostdev(Device):
         node = self.node
         if "mode" not in node.attrib:
             node.set("mode", SUBSYSTEM)
-        if "type" not in node.attrib:
-            raise error.xml("missing source address type", node, f"type='{TYPES[0]}'")
+        allowed = TYPES if self.mode == SUBSYSTEM else ("storage", "misc", "net")
+        if self.type not in allowed:
+            message = f"Invalid value for attribute 'type' in element 'hostdev': '{self.type}'."
+            raise error.xml(message, node, f"one of: {', '.join(allowed)}")
         if self.mode != SUBSYSTEM:
             return
         source = node.child("source")
         if source is None:
             raise error.xml("Missing <source> element in hostdev device", node)
-        node.attrib.setdefault("managed", "no")
-        self._check_attributes()
+        # any word but yes is no
+        node.set("managed", "yes" if node.get("managed") == "yes" else "no")
+        self._check_attributes(source)
         _COMPLETE[self.type](self, source)
         address = node.child("address")
         if address is not None and address.get("type") == "drive":
             for name in ("controller", "bus", "target", "unit"):
                 address.attrib.setdefault(name, "0")
 
-    def _check_attributes(self) -> None:
+    def _check_attributes(self, source: Node) -> None:
         """Attributes that only some types have.  Raises ``ConfigError``."""
+        if self.type != "usb" and "startupPolicy" in source.attrib:
+            message = "Setting startupPolicy is only allowed for USB devices"
+            raise error.unsupported(message, source, "drop startupPolicy=")
+        found = HostdevSource(source)
+        _ = found.startup_policy, found.guest_reset
+        self._check_team()
         if self.type != "scsi":
             self.readonly = self.shareable = False
             if self.sgio is not None:
                 raise error.xml("sgio is only supported for scsi host device", self.node)
             if self.rawio is not None:
                 raise error.xml("rawio is only supported for scsi host device", self.node)
-        if self.type not in ("mdev", "scsi_host") and self.model is not None:
-            raise error.xml("'model' attribute in <hostdev> is only supported when type='mdev'", self.node)
+        if self.type not in ("mdev", "scsi_host"):
+            message = "'model' attribute in <hostdev> is only supported when type='pci'"
+            if "model" in self.node.attrib:
+                raise error.xml(message, self.node, "drop model=")
+
+    def _check_team(self) -> None:
+        node = self.node.child("teaming")
+        if node is None:
+            return
+        if self.teaming not in ("persistent", "transient"):
+            raise error.unsupported("unknown teaming type '(null)'", node, "type='transient'")
+        if self.teaming != "transient":
+            message = "teaming hostdev devices must have type='transient'"
+            raise error.unsupported(message, node, "type='transient'")
+        if not self.teaming_persistent:
+            message = "missing required persistent attribute in hostdev teaming element"
+            raise error.unsupported(message, node, "persistent='ua-…', the alias of the other card")
 
     # -- checks ------------------------------------------------------------------------------------
 
     def check(self, d: Define) -> None:
         if self.mode != SUBSYSTEM:
-            raise error.unsupported(f"hostdev mode '{self.mode}' not supported", self.node)
+            message = f"hostdev mode '{self.mode}' is not supported in {d.domain.virt}"
+            raise error.unsupported(message, self.node, "mode='subsystem'")
         checks = _CHECKS.get(self.type)
         if checks is not None:
             checks(self, d)
-        if self.display and not d.domain.lists["graphics"]:
+        if self.type == "mdev" and self.display and not d.domain.lists["graphics"]:
             raise error.unsupported(
                 "graphics device is needed for attribute value 'display=on' in <hostdev>",
                 self.node,
@@ -179,25 +237,16 @@ class Hostdev(Device):
 # -- completing by type -----------------------------------------------------------------------------
 
 
-def _address(source: Node) -> Node:
-    address = source.child("address")
-    if address is None:
-        raise error.xml("'address' element is missing in <source>", source)
-    return address
-
-
 def _complete_pci(device: Hostdev, source: Node) -> None:
-    HostdevAddress(_address(source)).fill()
+    HostdevAddress(source.ensure("address")).fill()
 
 
 def _complete_usb(device: Hostdev, source: Node) -> None:
     vendor, product, address = source.child("vendor"), source.child("product"), source.child("address")
     if vendor is not None and product is None:
-        raise error.xml("missing product", source, "<product id='0x…'/>")
+        raise error.internal("missing product", source, "<product id='0x…'/>")
     if vendor is None and product is not None:
-        raise error.xml("missing vendor", source, "<vendor id='0x…'/>")
-    if vendor is None and address is None:
-        raise error.xml("vendor or address is required for usb hostdev", source)
+        raise error.internal("missing vendor", source, "<vendor id='0x…'/>")
     if address is None:
         return
     for name in ("bus", "device"):
@@ -207,10 +256,14 @@ def _complete_usb(device: Hostdev, source: Node) -> None:
 
 def _complete_scsi(device: Hostdev, source: Node) -> None:
     if source.get("protocol") == "iscsi":
-        if not source.get("name"):
-            raise error.xml("iSCSI hostdev source path cannot be used without name", source)
+        if source.get("name") is None:
+            message = "missing iSCSI hostdev source path name"
+            raise error.xml(message, source, "name='iqn.2019-05.org.example:store/1'")
         complete_network_name(source)
         servers = source.all("host")
+        if not servers:
+            message = "missing the host address for the iSCSI hostdev"
+            raise error.xml(message, source, "<host name='store.example.org'/>")
         if len(servers) != 1:
             raise error.xml("only one source host address may be specified for the iSCSI hostdev", source)
         complete_server(servers[0], "")
@@ -220,14 +273,17 @@ def _complete_scsi(device: Hostdev, source: Node) -> None:
         return
     source.drop("protocol", "name")
     adapter = source.child("adapter")
-    if adapter is None or not adapter.get("name") or source.child("address") is None:
-        raise error.xml("'adapter' and 'address' must be specified for scsi hostdev source", source)
-    address = _address(source)
+    address = source.child("address")
+    if address is None:
+        message = "'address' must be specified for scsi hostdev source"
+        raise error.xml(message, source, "<address bus='0' target='0' unit='0'/>")
     for name in ("bus", "target", "unit"):
         if address.get(name) is None:
-            raise error.xml(
-                "'bus', 'target', and 'unit' must be specified for scsi hostdev source address", address
-            )
+            message = f"Missing required attribute '{name}' in element 'address'"
+            raise error.xml(message, address, f"{name}='0'")
+    if adapter is None or not adapter.get("name"):
+        message = "'adapter' name must be specified for scsi hostdev source"
+        raise error.xml(message, source, "<adapter name='scsi_host0'/>")
 
 
 def _complete_scsi_host(device: Hostdev, source: Node) -> None:
@@ -249,13 +305,17 @@ def _complete_mdev(device: Hostdev, source: Node) -> None:
     model = device.model
     if model is None:
         raise error.xml("Missing required attribute 'model' in element 'hostdev'", device.node)
-    address = _address(source)
+    address = source.child("address")
+    if address is None:
+        message = "Missing <address> element"
+        raise error.unsupported(message, source, "<address uuid='…'/>")
     uuid = address.get("uuid")
     if uuid is None:
         raise error.unsupported("Missing 'uuid' attribute for element <address>", address)
     found = canonical_uuid(uuid)
     if found is None:
-        raise error.xml("Cannot parse uuid attribute of element <address>", address)
+        message = "Cannot parse uuid attribute of element <address>"
+        raise error.internal(message, address, "the UUID of a mediated device")
     address.set("uuid", found)
     kind = device.address_type
     if kind not in MDEV_ADDRESSES.get(model, (kind,)):
@@ -280,10 +340,6 @@ _COMPLETE: dict[str, Callable[[Hostdev, Node], None]] = {
 
 
 def _check_pci(device: Hostdev, d: Define) -> None:
-    if device.driver_name not in (None, "vfio"):
-        raise error.unsupported(
-            f"pci backend driver type '{device.driver_name}' is not supported", device.node.child("driver")
-        )
     source = device.source
     if source is not None and source.write_filtering is not None:
         raise error.unsupported(
@@ -292,13 +348,12 @@ def _check_pci(device: Hostdev, d: Define) -> None:
     kind = device.address_type
     if kind and kind not in ("pci", "unassigned", "none"):
         raise error.unsupported("PCI host devices must use 'pci' or 'unassigned' address type", device.node)
-    _check_ramfb(device, d)
 
 
 def _check_ramfb(device: Hostdev, d: Define) -> None:
     if not device.ramfb:
         return
-    if not device.display:
+    if "display" not in device.node.attrib:
         raise error.unsupported("attribute 'ramfb' requires attribute 'display'", device.node, "display='on'")
     others = [h for h in d.domain.lists["hostdev"] if h.node.get("ramfb") == "on"]
     if len(others) > 1 and others[0] is not device:
@@ -306,9 +361,13 @@ def _check_ramfb(device: Hostdev, d: Define) -> None:
 
 
 def _check_scsi(device: Hostdev, d: Define) -> None:
-    auth = device.node.find("source/auth")
-    if auth is not None:
-        check_auth_secret(auth, "iscsi")
+    secret = device.node.find("source/auth/secret")
+    if secret is not None:
+        given = secret.get("type", "(null)")
+        if given not in KNOWN_SECRETS:
+            raise error.unsupported(f"invalid secret type {given}", secret, "type='iscsi'")
+        if given != "iscsi":
+            raise error.internal(f"hostdev invalid secret type '{given}'", secret, "type='iscsi'")
     kind = device.address_type
     if kind and kind != "drive":
         raise error.unsupported("SCSI host device must use 'drive' address type", device.node)
@@ -327,6 +386,10 @@ def _check_mdev(device: Hostdev, d: Define) -> None:
             f"booting from assigned devices is not supported by mediated devices of model {device.model}",
             device.node.child("boot"),
         )
+    needed = {"vfio-ap": "VFIO AP", "vfio-ccw": "VFIO CCW"}.get(device.model or "")
+    if needed is not None and not d.emulator.has_device(device.model or ""):
+        message = f"{needed} device assignment is not supported by this version of QEMU"
+        raise error.unsupported(message, device.node, "a QEMU for s390x")
     rivals = [h for h in d.domain.lists["hostdev"] if h.node.get("model") == "vfio-ap"]
     if device.model == "vfio-ap" and len(rivals) > 1:
         raise error.unsupported("Only one hostdev of model vfio-ap is supported", device.node)
@@ -363,7 +426,7 @@ def _identity(device: Hostdev) -> tuple[object, ...]:
     if source is None:
         return ("", id(device))
     if device.type == "usb":
-        return "usb", where.bus_number, where.device, source.vendor, source.product
+        return "usb", where.usb_bus, where.device, source.vendor, source.product
     if device.type == "scsi_host":
         return "scsi_host", source.wwpn
     if source.protocol == "iscsi":
@@ -396,11 +459,11 @@ def _usb_options(device: Hostdev, b: Build) -> Iterator[Option]:
     where, source = device.where, device.source
     assert source is not None
     properties: Properties = {"driver": "usb-host"}
-    if where.bus_number or where.device:
+    if where.usb_bus or where.device:
         if b.emulator.device_property("usb-host", "hostdevice"):
-            properties["hostdevice"] = f"/dev/bus/usb/{where.bus_number:03d}/{where.device:03d}"
+            properties["hostdevice"] = f"/dev/bus/usb/{where.usb_bus:03d}/{where.device:03d}"
         else:
-            properties["hostbus"] = where.bus_number
+            properties["hostbus"] = where.usb_bus
             properties["hostaddr"] = where.device
     elif source.startup_policy not in ("optional", "requisite"):
         raise error.internal("USB host device is missing bus/device information", device.node)
@@ -415,6 +478,9 @@ def _usb_options(device: Hostdev, b: Build) -> Iterator[Option]:
 
 
 def _hostdev_pci_options(device: Hostdev, b: Build) -> Iterator[Option]:
+    if device.driver_name not in (None, "vfio"):
+        message = f"pci backend driver type '{device.driver_name}' is not supported"
+        raise error.unsupported(message, device.node.child("driver"), "name='vfio'")
     if device.address_type == "unassigned":
         # the host's drivers let go of it, but the guest does not get it
         return

@@ -51,9 +51,13 @@ class Input(Device):
 
     tag = "input"
 
-    type = Choice("@type", TYPES, required=True).says("unknown input device type '{}'")
+    type = (
+        Choice("@type", TYPES)
+        .says("unknown input device type '{}'")
+        .needs("missing input device type", "internal error")
+    )
     bus = Choice("@bus", BUSES).says("unknown input bus type '{}'")
-    model = Choice("@model", VIRTIO_MODELS)
+    model = Choice("@model", VIRTIO_MODELS).says("unknown input model '{}'")
     driver = One("driver", VirtioDriver)
     #: event device of the host: ``evdev`` of a virtio device, ``dev`` of QEMU's own reader
     evdev = Text("source/@evdev")
@@ -75,24 +79,43 @@ class Input(Device):
             return "virtio"
         return "ps2" if d.board.is_x86 and self.type in _PS2 else "usb"
 
+    def check_document(self, d: Define) -> None:
+        """The device of the host is named where anything is said of it."""
+        kind, source = self.type or "", self.node.child("source")
+        attribute = {"evdev": "dev", "passthrough": "evdev"}.get(kind)
+        if attribute is not None and source is not None and source.get(attribute) is None:
+            message = "Missing evdev path for input device"
+            raise error.xml(message, source, f"<source {attribute}='/dev/input/event0'/>")
+        if kind == "evdev" and self.bus not in (None, "default", "none", "ps2", "xen"):
+            raise error.unsupported("input evdev doesn't support bus element", self.node, "drop bus=")
+
     def check(self, d: Define) -> None:
         kind, bus = self.type or "", self.bus or "none"
+        if self.model is not None and bus != "virtio":
+            message = f"only bus 'virtio' is supported for input model '{self.model}'"
+            raise error.unsupported(message, self.node, "bus='virtio', or no model=")
+        if kind == "passthrough" and bus in ("usb", "none"):
+            message = "only bus 'virtio' is supported for 'passthrough' input devices"
+            raise error.unsupported(message, self.node, "bus='virtio'")
         kinds = _BUS_KINDS.get(bus)
-        if kinds is None or (bus == "none" and kind not in kinds):
-            raise error.unsupported(f"unsupported input bus {bus}", self.node, "one of: ps2, usb, virtio")
+        if bus == "none" and kind not in _BUS_KINDS["none"]:
+            return
+        if kinds is None:
+            raise error.internal(f"unsupported input bus {bus}", self.node, "one of: ps2, usb, virtio")
         if kind not in kinds:
-            raise error.unsupported(f"{bus} bus does not support {kind} input device", self.node)
+            refuse = error.internal if bus == "ps2" else error.unsupported
+            raise refuse(
+                f"{bus} bus does not support {kind} input device",
+                self.node,
+                f"one of: {', '.join(sorted(kinds))}",
+            )
         if bus == "virtio":
             self._check_virtio(d)
         if bus == "usb" and kind == "keyboard" and not d.emulator.has_device("usb-kbd"):
             raise error.unsupported("usb keyboard is not supported by this QEMU binary", self.node)
-        if kind == "passthrough" and not self.evdev:
-            raise error.xml("Missing evdev path for input device passthrough", self.node)
-        if kind == "evdev":
-            if not self.dev:
-                raise error.xml("Missing evdev path for input device", self.node)
-            if not d.emulator.has_object("input-linux"):
-                raise error.unsupported("input-linux is not supported by this QEMU binary", self.node)
+        if kind == "evdev" and not d.emulator.has_object("input-linux"):
+            message = "input-linux is not supported by this QEMU binary"
+            raise error.unsupported(message, self.node, "QEMU 2.6 or newer on Linux")
 
     def _check_virtio(self, d: Define) -> None:
         kind = self.type or ""
@@ -137,7 +160,11 @@ class Hub(Device):
 
     tag = "hub"
 
-    type = Choice("@type", ("usb",), required=True)
+    type = (
+        Choice("@type", ("usb",))
+        .says("unknown hub device type '{}'")
+        .needs("missing hub device type", "internal error")
+    )
 
     def check(self, d: Define) -> None:
         if not d.emulator.has_device("usb-hub"):

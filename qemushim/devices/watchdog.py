@@ -42,7 +42,15 @@ class Watchdog(Device):
         model = self.model or ""
         first = d.domain.all(Watchdog)[0]
         if self.action != first.action:
-            raise error.unsupported("all watchdogs must have the same action", self.node)
+            message = "watchdogs with different actions are not supported with this QEMU binary"
+            raise error.unsupported(message, self.node, f"action='{first.action}'")
+        alike = [one for one in d.domain.all(Watchdog) if one.model == model]
+        if model in ("ib700", "itco", "diag288") and alike[0] is not self:
+            message = f"domain can only have one watchdog with model '{model}'"
+            raise error.unsupported(message, self.node, "keep one, or model='i6300esb'")
+        if model == "ib700" and not (d.board.is_i440fx or d.board.is_isapc):
+            message = f"{model} model of watchdog cannot be used with this machine type"
+            raise error.unsupported(message, self.node, "model='i6300esb' or 'itco'")
         types, words = _PLACES[model]
         if self.address_type not in types:
             raise error.unsupported(words.format(model), self.node.child("address"), "drop <address>")
