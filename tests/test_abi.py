@@ -45,17 +45,23 @@ CHANGES = {
     (">256<", ">512<"): ("memory", "domain max memory 524288 does not match source 262144"),
     ("<vcpu>2", "<vcpu>2</vcpu><genid>5b2e2c7e-9f2e-4c4b-8a3a-0c9f5d6e7f81</genid><vcpu>2"): (
         "genid",
-        "domain genid",
+        "domain requested genid",
     ),
     ("cores='2'", "cores='1' dies='2'"): ("cpu/topology/@dies", "CPU dies 2 does not match source 1"),
-    ("'8191'", "'4096'"): ("features/hyperv/spinlocks", "differs: source: '8191,on', destination: '4096,on'"),
-    ("<acpi/>", "<acpi/><pae/>"): ("features/pae", "feature 'pae' differs: source: 'off', destination: 'on'"),
+    ("'8191'", "'4096'"): (
+        "features/hyperv/spinlocks/@retries",
+        "HyperV spinlock retry count differs: source: '8191', destination: '4096'",
+    ),
+    ("<acpi/>", "<acpi/><pae/>"): (
+        "features/pae",
+        "feature 'pae' differs: source: 'default', destination: 'on'",
+    ),
     ("'aes'/", "'aes' policy='disable'/"): ("cpu/feature[aes]", "CPU feature policy disable does not match"),
     ("present='no'", "present='yes'"): (
         "clock/timer[hpet]/@present",
         "presence 'yes' does not match source 'no'",
     ),
-    (">one<", ">two<"): ("sysinfo/bios vendor", "sysinfo bios vendor two does not match source one"),
+    (">one<", ">two<"): ("sysinfo/bios vendor", "sysinfo BIOS vendor two does not match source one"),
     (">S1<", ">S2<"): ("devices/disk[vda]/serial", "disk serial S2 does not match source S1"),
     ("00:00:01", "00:00:02"): (
         "devices/interface[52:54:00:00:00:02]/mac/@address",

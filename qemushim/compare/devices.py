@@ -7,28 +7,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: how libvirt words a difference: with both values, with both in quotes, with none
-PLAIN = "Target {what} {new} does not match source {old}"
-QUOTED = "Target {what} '{new}' does not match source '{old}'"
-BARE = "Target {what} does not match source"
+from qemushim.compare.checks import BARE, NO_NUMBER, NO_SWITCH, QUOTED, Check
+from qemushim.document.node import Node
+from qemushim.document.units import to_bytes
+
 _SHMEM = "Target shared memory {what} '{new}' does not match source {what} '{old}'"
 _TPM = "Target TPM {what} doesn't match source"
 _MEMORY = "Target memory device {what} '{new}' doesn't match source {what} '{old}'"
 _MEMORY_SIZE = "Target memory device {what} '{new}' doesn't match source memory device {what} '{old}'"
 _NVDIMM = "Target NVDIMM {what} doesn't match source NVDIMM"
+#: the two values are the wrong way round in libvirt
+_NVDIMM_SIZE = "Target NVDIMM {what} '{old}' doesn't match source NVDIMM {what} '{new}'"
 _NVDIMM_FLAG = "Target NVDIMM {what} flag doesn't match source NVDIMM {what} flag"
 _SOURCE_TYPE = "Target redirected device source type {new} does not match source device source type {old}"
+_UNCOUNTED = "Target domain {what} count does not match source"
 _SUBSYSTEM = "Target host device subsystem type {new} is not compatible with source subsystem type {old}"
-
-
-class Check(NamedTuple):
-    """One thing that has to stay: where it is, what libvirt calls it, how it words a difference."""
-
-    path: str
-    what: str
-    words: str = PLAIN
-    #: what it is where the document does not say
-    default: str = ""
 
 
 class Kind(NamedTuple):
@@ -42,6 +35,37 @@ class Kind(NamedTuple):
     virtio: bool = False
     #: has an address, and with it what all devices have
     info: bool = True
+    #: how libvirt says that there are more or fewer
+    counted: str = "Target domain {what} count {new} does not match source {old}"
+
+
+# -- what is not compared as it is written -------------------------------------------------------------------
+
+
+def _subsystem(node: Node) -> str:
+    """The type; a mediated device may take the place of a PCI device."""
+    kind = node.get("type") or ""
+    return "pci" if kind == "mdev" else kind
+
+
+def _guestfwd(node: Node) -> str:
+    address, port = node.value("target/@address"), node.value("target/@port")
+    return f"{address}:{port}" if address and port else ""
+
+
+def _bytes(node: Node) -> str:
+    size = node.child("size")
+    if size is None:
+        return ""
+    try:
+        return str(to_bytes(size.text, size.get("unit"), "bytes"))
+    except ValueError:
+        return size.text
+
+
+def _banks(node: Node) -> str:
+    banks = node.find("backend/active_pcr_banks")
+    return " ".join(sorted(bank.tag for bank in banks.children)) if banks is not None else ""
 
 
 #: libvirt's order
@@ -56,17 +80,18 @@ KINDS: tuple[Kind, ...] = (
             Check("serial", "disk serial"),
             Check("wwn", "disk wwn", QUOTED),
             Check("readonly", "disk access mode", BARE),
-            Check("@model", "disk model"),
+            Check("@model", "disk model", null="default"),
             Check(
                 "target/@rotation_rate",
                 "disk rotation rate",
                 "Target {what} {new} RPM does not match source {old} RPM",
+                NO_NUMBER,
             ),
-            Check("driver/@queues", "disk queue count"),
-            Check("driver/@queue_size", "disk queue size"),
-            Check("blockio/@logical_block_size", "disk logical_block_size"),
-            Check("blockio/@physical_block_size", "disk physical_block_size"),
-            Check("blockio/@discard_granularity", "disk discard_granularity"),
+            Check("driver/@queues", "disk queue count", null=NO_NUMBER),
+            Check("driver/@queue_size", "disk queue size", null=NO_NUMBER),
+            Check("blockio/@logical_block_size", "disk logical_block_size", null=NO_NUMBER),
+            Check("blockio/@physical_block_size", "disk physical_block_size", null=NO_NUMBER),
+            Check("blockio/@discard_granularity", "disk discard_granularity", null=NO_NUMBER),
         ),
         virtio=True,
     ),
@@ -77,8 +102,8 @@ KINDS: tuple[Kind, ...] = (
             Check("@type", "controller type"),
             Check("@index", "controller index"),
             Check("@model", "controller model"),
-            Check("@ports", "controller ports"),
-            Check("@vectors", "controller vectors"),
+            Check("@ports", "controller ports", null="-1"),
+            Check("@vectors", "controller vectors", null="-1"),
         ),
         virtio=True,
     ),
@@ -87,7 +112,7 @@ KINDS: tuple[Kind, ...] = (
         "filesystem",
         (
             Check("target/@dir", "filesystem guest target"),
-            Check("@accessmode", "filesystem access mode", BARE),
+            Check("@accessmode", "filesystem access mode", ""),
             Check("@model", "filesystem model", BARE),
         ),
         virtio=True,
@@ -98,7 +123,7 @@ KINDS: tuple[Kind, ...] = (
         (
             Check("mac/@address", "network card mac"),
             Check("model/@type", "network card model"),
-            Check("mtu/@size", "network card MTU"),
+            Check("mtu/@size", "network card MTU", null=NO_NUMBER),
         ),
         virtio=True,
     ),
@@ -117,7 +142,7 @@ KINDS: tuple[Kind, ...] = (
         "sound card",
         (
             Check("@model", "sound card model"),
-            Check("@multichannel", "sound card multichannel setting", QUOTED),
+            Check("@multichannel", "sound card multichannel setting", QUOTED, NO_SWITCH),
         ),
     ),
     Kind(
@@ -125,11 +150,11 @@ KINDS: tuple[Kind, ...] = (
         "video card",
         (
             Check("model/@type", "video card model"),
-            Check("model/@ram", "video card ram"),
-            Check("model/@vram", "video card vram"),
-            Check("model/@vram64", "video card vram64"),
-            Check("model/@vgamem", "video card vgamem"),
-            Check("model/@heads", "video card heads"),
+            Check("model/@ram", "video card ram", null=NO_NUMBER),
+            Check("model/@vram", "video card vram", null=NO_NUMBER),
+            Check("model/@vram64", "video card vram64", null=NO_NUMBER),
+            Check("model/@vgamem", "video card vgamem", null=NO_NUMBER),
+            Check("model/@heads", "video card heads", null=NO_NUMBER),
             Check("model/acceleration", "video card acceleration", BARE),
             Check("model/acceleration/@accel2d", "video card 2d accel"),
             Check("model/acceleration/@accel3d", "video card 3d accel"),
@@ -139,7 +164,10 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "hostdev",
         "host device",
-        (Check("@mode", "host device mode"), Check("@type", "host device type", _SUBSYSTEM)),
+        (
+            Check("@mode", "host device mode"),
+            Check("@type", "host device type", _SUBSYSTEM, value=_subsystem),
+        ),
     ),
     Kind("smartcard", "smartcard"),
     Kind(
@@ -158,8 +186,7 @@ KINDS: tuple[Kind, ...] = (
         (
             Check("target/@type", "channel type"),
             Check("target/@name", "channel name"),
-            Check("target/@address", "channel addr"),
-            Check("target/@port", "channel addr"),
+            Check("target/@address", "channel addr", value=_guestfwd),
         ),
     ),
     Kind("console", "console", (Check("target/@type", "console type"),)),
@@ -176,8 +203,10 @@ KINDS: tuple[Kind, ...] = (
         "memory balloon",
         (
             Check("@model", "balloon model"),
-            Check("@autodeflate", "balloon autodeflate attribute value", QUOTED, "off"),
-            Check("@freePageReporting", "balloon freePageReporting attribute value", QUOTED, "off"),
+            Check("@autodeflate", "balloon autodeflate attribute value", QUOTED, NO_SWITCH, "off"),
+            Check(
+                "@freePageReporting", "balloon freePageReporting attribute value", QUOTED, NO_SWITCH, "off"
+            ),
         ),
         virtio=True,
     ),
@@ -189,7 +218,7 @@ KINDS: tuple[Kind, ...] = (
         (
             Check("@role", "role", _SHMEM),
             Check("model/@type", "model", _SHMEM),
-            Check("size", "size", _SHMEM),
+            Check("size", "size", _SHMEM, NO_NUMBER, value=_bytes),
             Check("server", "server usage", "Target shared memory {what} doesn't match source"),
             Check("msi/@enabled", "MSI configuration", "Target shared memory {what} doesn't match source"),
             Check("msi/@vectors", "MSI configuration", "Target shared memory {what} doesn't match source"),
@@ -202,7 +231,12 @@ KINDS: tuple[Kind, ...] = (
             Check("backend/@type", "device type", _TPM),
             Check("@model", "device model", _TPM),
             Check("backend/@version", "version", _TPM),
-            Check("backend/active_pcr_banks", "active PCR banks", "Target {what} doesn't match source"),
+            Check(
+                "backend/active_pcr_banks",
+                "active PCR banks",
+                "Target {what} doesn't match source",
+                value=_banks,
+            ),
         ),
     ),
     Kind(
@@ -212,8 +246,8 @@ KINDS: tuple[Kind, ...] = (
             Check("@model", "model", _MEMORY),
             Check("target/node", "targetNode", _MEMORY),
             Check("target/size", "size", _MEMORY_SIZE),
-            Check("target/label/size", "label size", _NVDIMM),
-            Check("source/alignsize", "alignment", _NVDIMM),
+            Check("target/label/size", "label size", _NVDIMM_SIZE, NO_NUMBER),
+            Check("source/alignsize", "alignment", _NVDIMM_SIZE, NO_NUMBER),
             Check("source/pmem", "pmem", _NVDIMM_FLAG),
             Check("target/readonly", "readonly", _NVDIMM_FLAG),
             Check("uuid", "UUID", _NVDIMM),
@@ -232,33 +266,34 @@ KINDS: tuple[Kind, ...] = (
         "IOMMU device",
         (
             Check("@model", "domain IOMMU device model", QUOTED),
-            Check("driver/@intremap", "domain IOMMU device intremap value", QUOTED),
-            Check("driver/@caching_mode", "domain IOMMU device caching mode", QUOTED),
-            Check("driver/@eim", "domain IOMMU device eim value", QUOTED),
-            Check("driver/@iotlb", "domain IOMMU device iotlb value", QUOTED),
-            Check("driver/@aw_bits", "domain IOMMU device aw_bits value", QUOTED),
-            Check("driver/@dma_translation", "domain IOMMU device dma translation", QUOTED),
+            Check("driver/@intremap", "domain IOMMU device intremap value", QUOTED, NO_SWITCH),
+            Check("driver/@caching_mode", "domain IOMMU device caching mode", QUOTED, NO_SWITCH),
+            Check("driver/@eim", "domain IOMMU device eim value", QUOTED, NO_SWITCH),
+            Check("driver/@iotlb", "domain IOMMU device iotlb value", QUOTED, NO_SWITCH),
+            Check("driver/@aw_bits", "domain IOMMU device aw_bits value", QUOTED, NO_NUMBER),
+            Check("driver/@dma_translation", "domain IOMMU device dma translation", QUOTED, NO_SWITCH),
         ),
+        counted=_UNCOUNTED,
     ),
-    Kind("vsock", "vsock device", (Check("@model", "domain vsock device model", QUOTED),), virtio=True),
+    Kind(
+        "vsock",
+        "vsock device",
+        (Check("@model", "domain vsock device model", QUOTED),),
+        virtio=True,
+        counted=_UNCOUNTED,
+    ),
     Kind(
         "pstore",
         "pstore device",
         (
             Check("@backend", "pstore device backend", QUOTED),
-            Check("size", "pstore device size", QUOTED),
+            Check("size", "pstore size", QUOTED),
         ),
+        counted=_UNCOUNTED,
     ),
 )
 
-#: ``<driver>`` of virtio devices
-VIRTIO: tuple[Check, ...] = (
-    Check("driver/@iommu", "device iommu option", QUOTED, "off"),
-    Check("driver/@ats", "device ats option", QUOTED, "off"),
-    Check("driver/@packed", "device packed option", QUOTED, "off"),
-    Check("driver/@page_per_vq", "device page_per_vq option", QUOTED, "off"),
-)
-#: type of address → what libvirt calls one
+#: type of address → what libvirt calls one; it does not compare the others
 ADDRESSES = {
     "ccid": "device ccid address",
     "ccw": "device CCW address",
@@ -266,6 +301,20 @@ ADDRESSES = {
     "drive": "device drive address",
     "isa": "device isa address",
     "pci": "device PCI address",
-    "usb": "device USB address",
     "virtio-serial": "device virtio serial address",
 }
+#: ``<driver>`` of virtio devices
+VIRTIO: tuple[Check, ...] = tuple(
+    Check(f"driver/@{name}", f"device {name} option", QUOTED, NO_SWITCH, "off")
+    for name in ("iommu", "ats", "packed", "page_per_vq")
+)
+#: one side has a ``<driver>``, the other has none
+NO_DRIVER = "Target device virtio options don't match the source"
+#: each rule of a filter for redirected USB devices
+RULES: tuple[Check, ...] = (
+    Check("@class", "USB Class code", BARE),
+    Check("@vendor", "USB vendor ID", BARE),
+    Check("@product", "USB product ID", BARE),
+    Check("@version", "USB version", BARE),
+    Check("@allow", "USB allow", QUOTED),
+)

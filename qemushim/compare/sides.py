@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qemushim.command.command import Command
 from qemushim.command.option import Option
-from qemushim.compare.abi import differences
+from qemushim.compare.abi import differences, refusals
 from qemushim.compare.difference import lines, machine_version
 from qemushim.compare.fingerprint import Fingerprint, fingerprint
 from qemushim.compare.spelling import canonical, properties
@@ -123,7 +123,7 @@ def refusal(old: str, new: str, problem: ShimError) -> Comparison:
 
 def _libvirt(old: Guest, new: Guest) -> Iterator[str]:
     if not old.classic and not new.classic:
-        yield from (difference.message for difference in differences(old.domain, new.domain))
+        yield from refusals(differences(old.domain, new.domain))
 
 
 def _notes(old: Side, new: Side, defined: Guest) -> Iterator[str]:
