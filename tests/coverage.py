@@ -23,7 +23,6 @@ EXCUSED: dict[str, str] = {
     "devices/filesystem/source/@dev": "refused: QEMU mounts folders alone",
     "devices/filesystem/source/@file": "refused: QEMU mounts folders alone",
     "devices/hostdev/source/@writeFiltering": "refused: Xen's alone",
-    "memtune/min_guarantee": "refused: the kernel guarantees nothing",
 }
 
 

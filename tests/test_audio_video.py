@@ -96,7 +96,7 @@ def test_settings_count_only_where_they_are_fixed() -> None:
             "<audio id='1' type='oss' dspPolicy='0' tryMMap='no'/>",
             {"driver": "oss", "try-mmap": False, "dsp-policy": 0},
         ),
-        ("<audio id='1' type='spice' timerPeriod='7'/>", {"driver": "spice", "timer-period": 7}),
+        ("<audio id='1' type='dbus' timerPeriod='7'/>", {"driver": "dbus", "timer-period": 7}),
     ],
 )
 def test_back_ends(xml: str, expected: dict[str, object]) -> None:
@@ -121,8 +121,12 @@ def test_zero_and_missing_numbers_are_refused() -> None:
         define("<audio id='0' type='none'/>")
     with pytest.raises(ConfigError, match=r"Missing required attribute 'id' in element 'audio'"):
         define("<audio type='none'/>")
-    with pytest.raises(ConfigError, match="audio backend"):
+    with pytest.raises(ConfigError, match="no audio device with ID 9"):
         options("<sound model='ac97'><audio id='9'/></sound><audio id='1' type='none'/>", "-device")
+    with pytest.raises(ConfigError, match="audio ID 1 is used multiple times"):
+        define("<audio id='1' type='none'/><audio id='1' type='alsa'/>")
+    with pytest.raises(ConfigError, match="Spice audio is not supported without spice graphics"):
+        define("<audio id='1' type='spice'/>")
 
 
 def test_sound_cards() -> None:

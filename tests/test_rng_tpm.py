@@ -139,11 +139,17 @@ def test_shared_memory_from_a_server() -> None:
         ("<size unit='K'>3072</size>", "shmem size must be a power of 2 and at least 1 MiB (1024 KiB)"),
         ("<size>4096</size>", "shmem size must be a power of 2 and at least 1 MiB (1024 KiB)"),
         ("<msi/>", "msi option is only supported with a server"),
-        ("<server path='/s'/>", "shmem model 'ivshmem-plain' is supported only with server option disabled"),
     ],
 )
 def test_shared_memory_that_can_not_be(xml: str, message: str) -> None:
     assert refusal(f"<shmem name='m'><model type='ivshmem-plain'/>{xml}</shmem>") == f"XML error: {message}"
+
+
+def test_only_a_doorbell_has_a_server() -> None:
+    words = (
+        "unsupported configuration: shmem model 'ivshmem-plain' is supported only with server option disabled"
+    )
+    assert refusal("<shmem name='m'><model type='ivshmem-plain'/><server path='/s'/></shmem>") == words
 
 
 # -- vsock -----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from qemushim.address.needs import PCI, Need
+from qemushim.address.needs import PCI, Kind, Need
 from qemushim.address.pci import PciTree
 from qemushim.address.walk import index_of, pci_address, wants_pci
 from qemushim.devices.address import PciAddress
@@ -53,7 +53,8 @@ def _put_video(layout: PciLayout, tree: PciTree, slot: int) -> None:
         return
     video = videos[0]
     if tree.is_free(slot):
-        _put(layout, tree, video, _at(slot), layout.need(video))
+        need = layout.need(video)
+        _put(layout, tree, video, _at(slot), PCI if need.kind is Kind.NONE else need)
     else:
         layout.place(tree, video, write=not tree.growing)
 

@@ -44,9 +44,9 @@ def place_dimm(places: Numbers, device: Device) -> None:
     if device.node.get("model") not in MODELS:
         return
     node = device.node.child("address")
-    if node is None:
+    if node is None or node.get("type") != "dimm":
         device.set_address("dimm", slot=places.next(device.node))
-    elif node.get("type") == "dimm" and node.get("slot") is None:
+    elif node.get("slot") is None:
         node.set("slot", places.next(device.node))
 
 

@@ -75,6 +75,15 @@ _MEMORY = {"virtio-mem": _VIRTIO, "virtio-pmem": _VIRTIO}
 _IOMMU = {"virtio": _VIRTIO}
 
 
+#: models of network cards that are conventional PCI devices
+CONVENTIONAL_CARDS = frozenset(
+    (
+        *("netfront", "rtl8139", "e1000", "virtio-transitional", "spapr-vlan", "lan9118", "scm91c111"),
+        *("vlance", "vmxnet", "vmxnet2", "vmxnet3", "Am79C970A", "82540EM", "82545EM", "82543GC"),
+    )
+)
+
+
 def _model(node: Node) -> str:
     return node.get("model") or node.value("model/@type") or ""
 
@@ -93,9 +102,10 @@ def _interface(node: Node, c: Context) -> str:
     model = node.value("model/@type") or ""
     if model in ("virtio", "virtio-non-transitional"):
         return _VIRTIO
-    if model in ("e1000e", "igb", ""):
-        return _PCIE
-    return _NONE if model == "usb-net" else _CONV
+    if model == "usb-net":
+        return _NONE
+    # a card that libvirt has never heard of is taken for one of today
+    return _CONV if model in CONVENTIONAL_CARDS else _PCIE
 
 
 def _hostdev(node: Node, c: Context) -> str:
@@ -207,12 +217,25 @@ def pci_need(device: Device, c: Context, *, express: bool, isolation: int = 0) -
     return Need(kind, integrated=device.tag in _INTEGRATED, isolation=isolation)
 
 
+#: tag → models that sit on PCI on other hypervisors, so that there is no telling what they need
+_FOREIGN = {"memballoon": "xen", "sound": "ich7", "video": "gop"}
+
+
+def is_foreign(device: Device) -> bool:
+    """Whether it is a device that libvirt would have on PCI, but that no QEMU has."""
+    wanted = _FOREIGN.get(device.tag)
+    return wanted is not None and _model(device.node) == wanted
+
+
 def is_virtio(device: Device, c: Context) -> bool:
     """Whether it is a virtio device, whatever bus that will be on."""
     if device.tag == "crypto":
         return True
     if device.tag == "iommu":
         return False
+    if device.tag == "controller" and device.node.get("type") == "scsi":
+        # of any model: they are thought of as virtio-scsi where there is no PCI
+        return True
     relation = _relation(device, c)
     return relation == _VIRTIO or (relation == _CONV and _model(device.node) == "virtio-transitional")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from qemushim.address.chipset import Chipset, chipset_of
-from qemushim.address.needs import Kind, Need, pci_need
+from qemushim.address.needs import Kind, Need, is_foreign, pci_need
 from qemushim.address.pci import MOST_BUSES, Abilities, PciTree
 from qemushim.address.pcigroups import isolation_groups
 from qemushim.address.walk import (
@@ -294,6 +294,13 @@ def assign_pci(d: Define) -> None:
     if not d.board.has_pci:
         return
     layout = PciLayout(d)
+    first = d.domain.lists["video"][:1] if chipset_of(d.board) is not None else []
+    for device in layout.open if layout.controllers else ():
+        # the chipset has a slot for the first graphics card, whatever that is
+        if is_foreign(device) and device not in first:
+            raise error.internal(
+                "Cannot automatically add a new PCI bus for a device with connect flags 00", device.node
+            )
     complete = bool(layout.controllers) and layout.is_complete()
     if complete and d.start:
         return  # the definition was complete, and was checked when it was made

@@ -13,7 +13,7 @@ from qemushim.devices.address import USB_DEPTH
 from qemushim.devices.base import Device
 from qemushim.devices.input import Hub
 from qemushim.document.node import Node
-from qemushim.errors import AddressError
+from qemushim.errors import AddressError, error
 
 if TYPE_CHECKING:
     from qemushim.context import Define
@@ -215,9 +215,14 @@ _USERS: dict[str, Callable[[Node], bool]] = {
 
 
 def is_usb(device: Device) -> bool:
-    """A device for a USB bus; one that the document puts elsewhere is left there, and refused later."""
+    """A device for a USB bus; one that the document puts elsewhere is left there, and refused later.
+
+    A hub is nowhere else, whatever the document says.
+    """
     want = _USERS.get(device.tag)
-    return want is not None and want(device.node) and device.address_type in ("", "none", "usb")
+    if want is None or not want(device.node):
+        return False
+    return device.tag == "hub" or device.address_type in ("", "none", "usb")
 
 
 def _given(device: Device) -> tuple[int, Path] | None:
@@ -254,6 +259,8 @@ def occupied_usb(d: Define) -> UsbPlaces:
     """The buses of a guest, with the hubs first and then the devices that have a port."""
     places = usb_buses(d)
     users = [device for device in devices_in_order(d.domain) if is_usb(device)]
+    if not places.buses:
+        return places
     for hubs in (True, False):
         for device in users:
             given = _given(device)
@@ -281,6 +288,12 @@ def assign_usb(d: Define) -> None:
         return
     _add_hubs(d, len(users))
     places = occupied_usb(d)
+    if not places.buses:
+        raise error.unsupported(
+            "USB is disabled for this domain, but USB devices are present in the domain XML",
+            users[0].node,
+            "add <controller type='usb' model='qemu-xhci'/>",
+        )
     for hub in d.domain.lists["hub"]:
         if _given(hub) is None:
             place_usb(places, hub)

@@ -117,7 +117,7 @@ def place_virtio_serial(places: VirtioSerialPlaces, device: Device, d: Define) -
     Port 0 is the same as none.  QEMU finds the port of a console by itself: it is kept, but not written.
     """
     node = _written(device)
-    if (node is None and device.address_type) or (node is not None and number(node, "port")):
+    if node is not None and number(node, "port"):
         return
     start = 0 if device.tag == "console" else FIRST_CHANNEL_PORT
     index = number(node, "controller") if node is not None else None

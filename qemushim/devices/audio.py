@@ -193,6 +193,16 @@ class Audio(Device):
         """The element as its type knows it."""
         return KINDS.get(self.type or "", Backend)(self.node)
 
+    def check(self, d: Define) -> None:
+        if sum(other.id == self.id for other in d.domain.all(Audio)) > 1:
+            raise error.xml(f"audio ID {self.id} is used multiple times", self.node, "give each its own id")
+        if self.type == "spice" and not any(
+            g.node.get("type") == "spice" for g in d.domain.lists["graphics"]
+        ):
+            raise error.unsupported(
+                "Spice audio is not supported without spice graphics", self.node, "type='none'"
+            )
+
     def options(self, b: Build) -> Iterator[Option]:
         if not names_backends(b):
             return
@@ -250,18 +260,18 @@ def names_backends(b: Build) -> bool:
     return b.emulator.version >= (4, 2, 0)
 
 
-def audio_backend(b: Build, number: int | None, source: Node) -> str | None:
-    """QEMU's id of a back end, or of the first where none is named; ``None`` where there is none to name.
+def check_backend(d: Define, number: int | None, source: Node) -> None:
+    """Raise ``ConfigError`` where the back end that a device names does not exist."""
+    if number and all(backend.id != number for backend in d.domain.all(Audio)):
+        hint = f"add <audio id='{number}' type='…'/>"
+        raise error.xml(f"no audio device with ID {number}", source, hint)
 
-    Raises ``ConfigError`` where the one that is named does not exist.
-    """
+
+def audio_backend(b: Build, number: int | None) -> str | None:
+    """QEMU's id of a back end, or of the first where none is named; ``None`` where there is none to name."""
     for backend in b.domain.all(Audio):
         if not number or backend.id == number:
             return f"audio{backend.id}" if names_backends(b) else None
-    if number:
-        raise error.internal(
-            f"unable to find audio backend with id {number}", source, f"add <audio id='{number}' type='…'/>"
-        )
     return None
 
 
@@ -372,9 +382,10 @@ class Sound(Device):
             self.streams = 2
 
     def check(self, d: Define) -> None:
+        check_backend(d, self.audio, self.node)
         model = self.model or ""
         if model == "ich7":
-            raise error.unsupported(f"sound card model '{model}' is not supported by qemu", self.node)
+            raise error.internal(f"sound card model '{model}' is not supported by qemu", self.node)
         if model == "virtio" and not (
             d.emulator.has_device("virtio-sound-pci") or d.emulator.has_device("virtio-sound-device")
         ):
@@ -396,7 +407,7 @@ class Sound(Device):
         if model == "pcspk":
             return
         virtio = model == "virtio"
-        backend = audio_backend(b, self.audio, self.node)
+        backend = audio_backend(b, self.audio)
         properties: dict[str, Value] = {
             "driver": virtio_driver("virtio-sound", self, b) if virtio else SOUND_CARDS[model],
             **(virtio_properties(self) if virtio else {}),

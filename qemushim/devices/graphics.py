@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
-from qemushim.devices.audio import audio_backend
+from qemushim.devices.audio import audio_backend, check_backend
 from qemushim.devices.base import Device
 from qemushim.devices.graphics_kind import (
     TYPES,
@@ -115,7 +115,7 @@ class Vnc(GraphicsKind):
             pairs["tls-creds"] = "vnc-tls-creds0"
         pairs["sasl"] = True if config.vnc_sasl else None
         pairs["power-control"] = self.power_control
-        pairs["audiodev"] = audio_backend(b, self.audio, self.node)
+        pairs["audiodev"] = audio_backend(b, self.audio)
         yield b.pairs("-vnc", self._head(place, b), pairs, self.node, "the guest is seen over VNC")
         yield from keymap_options(self.node, b)
 
@@ -232,7 +232,7 @@ class Dbus(GraphicsKind):
         pairs["gl"] = self.gl
         pairs["rendernode"] = gl_rendernode(self.node, b) if self.gl else None
         if self.audio:
-            pairs["audiodev"] = audio_backend(b, self.audio, self.node)
+            pairs["audiodev"] = audio_backend(b, self.audio)
         yield b.pairs("-display", "dbus", pairs, self.node, "the guest is seen over D-Bus")
 
 
@@ -269,6 +269,8 @@ class Graphics(Device):
         self.own.complete(d)
 
     def check(self, d: Define) -> None:
+        own = self.own
+        check_backend(d, own.audio if isinstance(own, Vnc | Dbus) else None, self.node)
         if not _is_known(self.type or "", d):
             raise error.unsupported(f"{self.type} graphics are not supported with this QEMU", self.node)
         if self.type not in _HEADLESS_PARTNERS or has_gl(self.node):

@@ -396,7 +396,13 @@ def _check_mdev(device: Hostdev, d: Define) -> None:
     _check_ramfb(device, d)
 
 
+def _check_usb(device: Hostdev, d: Define) -> None:
+    if device.address_type not in ("", "usb"):
+        raise error.unsupported("USB host device must use 'usb' address type", device.node)
+
+
 _CHECKS: dict[str, Callable[[Hostdev, Define], None]] = {
+    "usb": _check_usb,
     "pci": _check_pci,
     "scsi": _check_scsi,
     "scsi_host": _check_scsi_host,

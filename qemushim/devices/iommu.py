@@ -41,6 +41,14 @@ class Iommu(Device):
             self.eim = True
 
     def check(self, d: Define) -> None:
+        if len(d.domain.lists["iommu"]) > 1:
+            raise error.xml("only a single IOMMU device is supported", self.node, "keep one of them")
+        if (
+            self.model != "intel"
+            and self.node.child("driver") is not None
+            and self.node.ensure("driver").attrib
+        ):
+            raise error.xml(f"iommu model '{self.model}' doesn't support additional attributes", self.node)
         if self.model == "intel":
             self._check_intel(d)
         elif self.model == "smmuv3":
@@ -50,12 +58,6 @@ class Iommu(Device):
                 raise self._unsupported("is not supported with this QEMU binary")
         elif self.model == "virtio":
             self._check_virtio(d)
-        if (
-            self.model != "intel"
-            and self.node.child("driver") is not None
-            and self.node.ensure("driver").attrib
-        ):
-            raise error.xml(f"iommu model '{self.model}' doesn't support additional attributes", self.node)
 
     def _unsupported(self, text: str) -> Exception:
         return error.unsupported(f"IOMMU device: '{self.model}' {text}", self.node)

@@ -48,15 +48,17 @@ class MemoryDevice(Device):
 
     # -- definition -----------------------------------------------------------------------------------
 
-    def complete(self, d: Define) -> None:
+    def check_document(self, d: Define) -> None:
+        hint = "<target><size unit='MiB'>…"
         if self.node.child("target") is None:
-            raise error.xml(
-                "missing <target> element for <memory> device", self.node, "<target><size unit='MiB'>…"
-            )
-        if self.node.find("target/size") is None or not self.size:
-            raise error.xml(
-                "missing or invalid size of memory device", self.node, "<target><size unit='MiB'>…"
-            )
+            raise error.xml("missing <target> element for <memory> device", self.node, hint)
+        if self.node.find("target/size") is None:
+            raise error.xml("missing element or attribute './size'", self.node, hint)
+        label = self.label_size
+        if self.model == "nvdimm" and label is not None and label >= self.size:
+            raise error.xml("label size must be smaller than NVDIMM size", self.node)
+
+    def complete(self, d: Define) -> None:
         for name in _SIZES:
             amount = getattr(self, name)
             if amount is not None:
@@ -140,7 +142,9 @@ def check_memory_device(device: MemoryDevice, d: Define) -> None:
     """Whether the machine can have the device, and QEMU can make it."""
     model, node = device.model or "", device.node
     if model in _NEED_PATH and not device.path:
-        raise error.xml(f"path is required for model '{model}'", node, "<source><path>/file</path></source>")
+        raise error.plain(
+            f"path is required for model '{model}'", node, "<source><path>/file</path></source>"
+        )
     wanted = _CAPABILITY.get(model)
     if wanted is not None and not d.emulator.has_device(wanted[0]):
         raise error.unsupported(wanted[1], node)
@@ -169,11 +173,9 @@ def _check_nvdimm(device: MemoryDevice, d: Define) -> None:
                 "label size is required for NVDIMM device", node, "<label><size unit='KiB'>128…"
             )
     elif device.uuid is not None:
-        raise error.unsupported("UUID for NVDIMM device is only supported on ppc64", node)
-    if device.label_size is not None and (device.label_size < 128 or device.label_size >= device.size):
-        if device.label_size < 128:
-            raise error.unsupported("nvdimm label must be at least 128KiB", node)
-        raise error.unsupported("label size must be smaller than NVDIMM size", node)
+        raise error.unsupported("UUID is not supported for NVDIMM device", node)
+    if device.label_size is not None and device.label_size < 128:
+        raise error.unsupported("nvdimm label must be at least 128KiB", node)
     if device.pmem and not d.emulator.device_property("memory-backend-file", "pmem"):
         raise error.unsupported("nvdimm pmem property is not available with this QEMU binary", node)
     if device.readonly and not d.emulator.device_property("nvdimm", "unarmed"):
@@ -191,11 +193,11 @@ def _check_virtio_mem(device: MemoryDevice, d: Define) -> None:
     node = device.node
     block, requested = device.block_size or 0, device.requested or 0
     if requested > device.size:
-        raise error.xml("requested size must be smaller than or equal to @size", node)
+        raise error.plain("requested size must be smaller than or equal to @size", node)
     if block & (block - 1) or not block:
-        raise error.xml("block size must be a power of two", node)
+        raise error.plain("block size must be a power of two", node)
     if requested % block or device.size % block:
-        raise error.xml("requested size must be an integer multiple of block size", node)
+        raise error.plain("requested size must be an integer multiple of block size", node)
     known = d.emulator.device_property("virtio-mem-pci", "dynamic-memslots")
     if device.dynamic_slots is not None and not known:
         raise error.unsupported("virtio-mem doesn't support '@dynamicMemslots' with this QEMU binary", node)

@@ -42,6 +42,10 @@ class Nvram(Device):
             )
 
 
+#: a record of the guest's
+_SMALLEST_KIB = 4
+
+
 class Pstore(Device):
     """``<pstore>``: where the guest's kernel leaves its last words.  The size is in KiB."""
 
@@ -50,6 +54,10 @@ class Pstore(Device):
     backend = Choice("@backend", ("acpi-erst",), required=True)
     path = Text("path")
     size = Size("size", 0)
+
+    def check_document(self, d: Define) -> None:
+        if self.node.child("size") is None:
+            raise error.xml("missing element or attribute './size'", self.node, "<size unit='KiB'>64</size>")
 
     def complete(self, d: Define) -> None:
         if not self.path:
@@ -64,10 +72,12 @@ class Pstore(Device):
             raise error.unsupported(
                 "acpi-erst backend of pstore device is not supported by this QEMU binary", self.node
             )
-        if self.address_type not in ("", "pci"):
-            raise error.unsupported(
-                "acpi-erst backend of pstore device can only be on PCI bus", self.node.child("address")
+        if self.size < _SMALLEST_KIB or self.size & (self.size - 1):
+            raise error.xml(
+                "invalid size of ACPI ERST pstore device", self.node, "a power of two, 4 KiB at least"
             )
+        if self.address_type not in ("", "pci"):
+            raise error.unsupported("ACPI ERST device must reside on a PCI bus", self.node.child("address"))
 
     def options(self, b: Build) -> Iterator[Option]:
         memory = f"mem{self.alias}"

@@ -182,11 +182,12 @@ def virtio_driver(base: str, device: Device, b: Build) -> str:
     kind = device.address_type
     suffix = VIRTIO_SUFFIXES.get(kind)
     if suffix is None:
-        raise error.internal(
-            f"Unexpected address type for '{base}'", device.node, "give it a pci or ccw address"
-        )
+        wrong = f"Unexpected address type for '{base}'"
+        if not kind:
+            wrong = "Unexpected enum value 0 for virDomainDeviceAddressType"
+        raise error.internal(wrong, device.node, "give it a pci or ccw address")
     # QEMU's few targets without the strict pairs have one device that is as good as transitional
-    if kind == "pci" and b.emulator.flag("virtio-pci-non-transitional"):
+    if b.emulator.flag("virtio-pci-non-transitional"):
         model = model_of(device)
         if model.startswith("virtio-") and model.endswith("transitional"):
             return base + suffix + model.removeprefix("virtio")

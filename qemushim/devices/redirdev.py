@@ -47,6 +47,8 @@ class Redirdev(Device):
         complete_source(self.node, live=d.live)
 
     def check(self, d: Define) -> None:
+        if self.address_type not in ("", "usb"):
+            raise error.xml("Invalid address for a USB device", self.node.child("address"), "drop <address>")
         check_source(self.node, d)
         if not d.emulator.has_device("usb-redir"):
             raise error.unsupported("USB redirection is not supported by this version of QEMU", self.node)

@@ -130,7 +130,7 @@ class Crypto(Device):
         if self.backend is None:
             raise error.xml("only one crypto backend is supported", self.node, "<backend model='builtin'/>")
         if not d.emulator.has_object(f"cryptodev-backend-{self.backend}"):
-            raise error.unsupported(f"'{self.backend}' is not supported by this QEMU binary", self.node)
+            raise error.unsupported(f"crypto backend {self.backend} is not supported", self.node)
 
     def options(self, b: Build) -> Iterator[Option]:
         backend = {

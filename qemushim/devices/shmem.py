@@ -78,7 +78,7 @@ class Shmem(Device):
             return
         wanted = "enabled" if model == "ivshmem-doorbell" else "disabled"
         if self.server != (wanted == "enabled"):
-            raise error.xml(
+            raise error.unsupported(
                 f"shmem model '{model}' is supported only with server option {wanted}",
                 self.node,
                 "another model",

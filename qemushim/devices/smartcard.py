@@ -73,6 +73,10 @@ class Smartcard(Device):
             self.node.drop("type")
 
     def check(self, d: Define) -> None:
+        if self.address_type not in ("", "ccid"):
+            raise error.unsupported(
+                "Controllers must use the 'ccid' address type", self.node.child("address"), "drop <address>"
+            )
         if self.mode == "passthrough":
             check_source(self.node, d)
         if self.address_type not in ("", "ccid"):

@@ -59,6 +59,8 @@ CARDS = {
 }
 #: types that can be a second card
 _SECONDARY = frozenset({"qxl", "virtio"})
+#: cards that can be told what to show first
+_WITH_RESOLUTION = frozenset({"bochs", "gop", "qxl", "vga", "virtio"})
 
 
 class _VgaConf(Choice["str | None"]):
@@ -148,6 +150,7 @@ class Video(Device):
                 raise error.unsupported("Only one primary video device is supported", second.node)
         if self.type == "none":
             return
+        self._check_model()
         self._check_kind(d)
         self._check_sizes()
         self._check_acceleration(d)
@@ -157,6 +160,20 @@ class Video(Device):
             )
         if self.type != "virtio":
             forbid_virtio_options(self)
+
+    def _check_model(self) -> None:
+        """What goes together whatever the emulator is."""
+        if self.node.find("model/resolution") is not None and self.type not in _WITH_RESOLUTION:
+            raise error.xml("model resolution is not supported", self.node, "drop <resolution>")
+        if not self.is_vhost_user:
+            if self.rendernode is not None:
+                raise error.unsupported(
+                    "unsupported rendernode accel attribute without 'vhostuser'",
+                    self.node,
+                    "drop rendernode=",
+                )
+        elif self.type != "virtio":
+            raise error.unsupported("'vhostuser' driver is only supported with 'virtio' device", self.node)
 
     def _check_kind(self, d: Define) -> None:
         if not any(d.emulator.has_device(device) for device in _DEVICES.get(self.type, ())):
@@ -177,6 +194,12 @@ class Video(Device):
             if not _virtio_gpu_has(d, "blob"):
                 raise error.unsupported(
                     "this QEMU does not support 'blob' for virtio-gpu devices", self.node, "drop blob="
+                )
+            if self.blob and d.domain.node.value("memoryBacking/source/@type") != "memfd":
+                raise error.unsupported(
+                    "'blob' support for virtio-gpu devices requires a memfd memory backend",
+                    self.node,
+                    "<memoryBacking><source type='memfd'/></memoryBacking>",
                 )
 
     def _check_sizes(self) -> None:

@@ -58,6 +58,10 @@ class Watchdog(Device):
             raise error.unsupported(
                 f"{model} model of watchdog is allowed for s390 and s390x only", self.node
             )
+        if model == "ib700" and not (d.board.is_i440fx or d.board.is_isapc):
+            raise error.unsupported(
+                "ib700 model of watchdog cannot be used with this machine type", self.node, "model='i6300esb'"
+            )
         if model == "itco" and not d.board.is_q35:
             raise error.unsupported(f"{model} model of watchdog is only part of q35 machine", self.node)
 

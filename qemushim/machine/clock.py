@@ -158,7 +158,7 @@ def _check_timer(timer: Timer, d: Define) -> None:
     if name == "platform":
         raise error.unsupported(f"unsupported timer type (name) '{name}'", timer.node)
     if name in ("tsc", "kvmclock", "hypervclock"):
-        if timer.present is not False and not board.is_x86:
+        if timer.present and not board.is_x86:
             raise _misplaced(timer, d)
     elif name == "rtc":
         if timer.track == "boot":
@@ -166,12 +166,13 @@ def _check_timer(timer: Timer, d: Define) -> None:
         if timer.tickpolicy in ("merge", "discard"):
             raise error.unsupported(f"unsupported rtc timer tickpolicy '{timer.tickpolicy}'", timer.node)
     elif name == "pit":
-        kvm_pit = d.emulator.device_property("kvm-pit", "lost_tick_policy")
-        if timer.tickpolicy == "merge" or (timer.tickpolicy == "discard" and not kvm_pit):
+        if timer.tickpolicy == "merge":
             raise error.unsupported(f"unsupported pit tickpolicy '{timer.tickpolicy}'", timer.node)
     elif name == "hpet":
         if timer.present and not board.is_x86:
-            raise error.unsupported("hpet timer is not supported", timer.node, "x86 machines have one")
+            raise error.unsupported(
+                "hpet timer is not supported by this architecture", timer.node, "x86 machines have one"
+            )
     elif name == "armvtimer":
         _check_armvtimer(timer, d)
 

@@ -140,7 +140,7 @@ def _hyperv(b: Build) -> Parts:
         elif name == "vendor_id":
             yield f"hv-vendor-id={feature.get('value') or ''}"
         else:
-            yield f"hv-{name.replace('_', '-')}=on"
+            yield f"hv-{name.replace('_', '-') if b.board.is_x86 else name}=on"
         for child, suffix in PARTS_OF.get(name, ()):
             if feature.value(f"{child}/@state") == "on":
                 yield f"hv-{name}-{suffix}=on"

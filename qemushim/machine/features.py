@@ -390,8 +390,9 @@ def check_features(d: Define) -> None:
         if node is None:
             continue
         if boards and not any(getattr(d.board, board) for board in boards):
+            what = "Hyperv features are" if name == "hyperv" else f"The '{name}' feature is"
             raise error.unsupported(
-                f"The '{name}' feature is not supported for architecture '{d.domain.arch}' or machine type "
+                f"{what} not supported for architecture '{d.domain.arch}' or machine type "
                 f"'{d.domain.machine_type}'",
                 node,
             )
@@ -441,12 +442,9 @@ def _check_aia(d: Define, node: Node) -> None:
 def _check_kvm(d: Define, node: Node) -> None:
     item = Kvm(node)
     if item.dirty_ring:
-        if d.domain.virt != "kvm":
-            raise error.unsupported("'dirty-ring' is only supported on KVM", node)
-        if item.dirty_ring_size is None:
-            message = "Missing required attribute 'size' in element 'dirty-ring'"
-            raise error.xml(message, node, "size='4096'")
         size = item.dirty_ring_size
+        if size is None:
+            raise error.xml("Missing required attribute 'size' in element 'dirty-ring'", node, "size='4096'")
         if not 1024 <= size <= 65536 or size & (size - 1):
             message = "dirty ring must be power of 2 and ranges [1024, 65536]"
             raise error.xml(message, node, "size='4096'")

@@ -26,6 +26,10 @@ def check_memory_devices(d: Define) -> None:
     cells = len(cells_of(domain))
     slotted = sum(device.model in SLOTTED_MEMORY for device in devices)
     # ppc64 plugs memory into the board, s390 into the channel subsystem: neither needs a cell
+    if devices and not domain.max_memory:
+        raise error.unsupported(
+            "cannot use/hotplug a memory device when domain 'maxMemory' is not defined", devices[0].node
+        )
     wanted = bool(domain.max_memory or slotted) and not (d.board.is_ppc64 or d.board.is_ccw)
     if wanted and not cells:
         raise error.unsupported(
@@ -35,12 +39,15 @@ def check_memory_devices(d: Define) -> None:
         )
     if not devices:
         return
-    if not domain.max_memory and any(device.model != "sgx-epc" for device in devices):
-        raise error.unsupported(
-            "cannot use/hotplug a memory device when domain 'maxMemory' is not defined", devices[0].node
-        )
     for device in devices:
         _check_cell(device, cells)
+    last = domain.max_memory_slots or 0
+    for device in devices:
+        address = device.address if device.model in SLOTTED_MEMORY else None
+        if address is not None and address.type == "dimm" and (address.dimm_slot or 0) >= last:
+            raise error.unsupported(
+                f"memory device slot '{address.dimm_slot}' exceeds slots count '{last}'", device.node
+            )
     if slotted > (domain.max_memory_slots or 0):
         raise error.unsupported(
             f"memory device count '{slotted}' exceeds slots count '{domain.max_memory_slots or 0}'",

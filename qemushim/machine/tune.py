@@ -165,6 +165,6 @@ def check_power(d: Define) -> None:
     if power is None:
         return
     device = "ICH9-LPC" if d.board.is_q35 else "PIIX4_PM"
-    for name, wanted in (("S3", power.suspend_to_mem), ("S4", power.suspend_to_disk)):
-        if wanted is not None and not d.emulator.has_device(device):
-            raise error.unsupported(f"setting ACPI {name} not supported", power.node)
+    given = power.suspend_to_mem is not None or power.suspend_to_disk is not None
+    if given and not d.emulator.has_device(device):
+        raise error.unsupported("setting ACPI S3/S4 not supported", power.node, "leave out <pm>")
