@@ -32,10 +32,9 @@ def complete_written(d: Define) -> None:
             continue
         attributes = node.attrib
         names = _ZEROES.get(attributes.get("type", ""), ())
-        if all(name in attributes for name in names) or _is_open(attributes, names):
-            continue
-        for name in names:
-            attributes.setdefault(name, "0")
+        if names and not _is_open(attributes, names):
+            for name in names:
+                attributes.setdefault(name, "0")
 
 
 def _is_open(attributes: dict[str, str], names: tuple[str, ...]) -> bool:

@@ -38,6 +38,9 @@ class Field(Generic[T]):
     #: not read before it is used: it may belong to another kind of its element, and is no mistake there
     late = False
 
+    #: words that are right, and are the value themselves
+    allowed: frozenset[str] = frozenset()
+
     def __init__(self, path: str, default: object = None, *, required: bool = False) -> None:
         self.path = path
         head, at, name = path.rpartition("@")
@@ -111,7 +114,7 @@ class Field(Generic[T]):
         raw = node.attrib.get(self.attribute) if self.attribute else node.text.strip() or None
         if raw is None:
             return self.default
-        if self.is_text:
+        if self.is_text or raw in self.allowed:
             return raw
         try:
             return self.read(raw)

@@ -202,7 +202,7 @@ def check(node: Node, schema: Schema, report: Report = _raise) -> None:
     attributes = schema.attributes
     for name, raw in node.attrib.items():
         declared = attributes.get(name)
-        if declared is not None and not (declared.is_text or declared.late):
+        if declared is not None and not (declared.is_text or raw in declared.allowed or declared.late):
             try:
                 declared.read(raw)
             except ValueError:
