@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemushim.errors import DriverError
-from qemushim.fromargv.line import is_emulator
-from qemushim.fromargv.read import Known
+from qemushim.fromargv.arguments import is_emulator
+from qemushim.fromargv.line import Known
 from qemushim.fromargv.words import Word, Words
 
 #: more than any kernel gives out

@@ -14,7 +14,7 @@ from qemushim.emulator.bundled import find
 from qemushim.emulator.model import Emulator
 from qemushim.errors import ShimError
 from qemushim.fromargv import read_command, words_of
-from qemushim.fromargv.line import arch_of, line_of
+from qemushim.fromargv.arguments import arch_of, arguments_of
 from qemushim.guest import Guest
 from qemushim.host import Host
 from tests.commands import (
@@ -91,7 +91,7 @@ def test_any_guest_comes_back(drawn: tuple[str, Emulator]) -> None:
 
 def drivers(text: str) -> list[str]:
     """What a command's devices are, and where they sit."""
-    line = line_of(words_of(text))
+    line = arguments_of(words_of(text))
     return sorted(
         f"{a.bag.was('driver')} {a.bag.was('bus')} {a.bag.was('addr')} {a.bag.was('devno')}"
         for a in line.arguments
@@ -107,7 +107,9 @@ def test_written_commands(path: Path, regenerate: bool) -> None:
     """The document and the notes are what is on file."""
     words = words_of(path.read_bytes(), path.name)
     emulator = (
-        find("10.0", arch_of(line_of(words).binary)) if path.stem != "arm-server" else find("8.2-aarch64")
+        find("10.0", arch_of(arguments_of(words).binary))
+        if path.stem != "arm-server"
+        else find("8.2-aarch64")
     )
     reading = read_command(words, emulator, Host.nominal(emulator.arch), file=path.name)
     assert reading.refusal is None

@@ -13,7 +13,7 @@ import pytest
 from qemushim.cli import main
 from qemushim.errors import ConfigError, DriverError
 from qemushim.fromargv import words_of
-from qemushim.fromargv.line import line_of
+from qemushim.fromargv.arguments import arguments_of
 from qemushim.fromargv.syntax import key_value_pairs, parse_size, split_commas
 from qemushim.running import read_process
 from tests.conftest import ROOT
@@ -275,6 +275,6 @@ def test_what_proc_and_sys_say(tmp_path: Path) -> None:
 
 
 def test_a_line_knows_where_its_arguments_stand() -> None:
-    line = line_of(words_of("FOO=1 qemu-system-x86_64 \\\n  -m 1G \\\n  -S"))
+    line = arguments_of(words_of("FOO=1 qemu-system-x86_64 \\\n  -m 1G \\\n  -S"))
     assert [(a.flag, a.place.index, a.place.line) for a in line.arguments] == [("-m", 1, 2), ("-S", 3, 3)]
     assert line.environment == {"FOO": "1"}

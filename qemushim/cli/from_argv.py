@@ -64,11 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from qemushim.fromargv import Known, read_command
-    from qemushim.fromargv.line import line_of
+    from qemushim.fromargv.arguments import arguments_of
 
     running = _running(options)
     file, words = ("", running.words) if running is not None else _words(options)
-    binary = line_of(words, file).binary
+    binary = arguments_of(words, file).binary
     emulator = _emulator(options, binary, words, running.binary if running is not None else "")
     host = _host(options, emulator)
     known = running.known if running is not None else Known()
@@ -117,7 +117,7 @@ def _words(options: argparse.Namespace) -> tuple[str, Words]:
 def _emulator(options: argparse.Namespace, binary: str, words: Words, runs: str) -> Emulator:
     """The QEMU that the document is for: named, the one that runs, or the newest."""
     from qemushim.emulator.bundled import find
-    from qemushim.fromargv.line import arch_of
+    from qemushim.fromargv.arguments import arch_of
     from qemushim.fromargv.machine import machine_of, machine_version
 
     arch = arch_of(binary)

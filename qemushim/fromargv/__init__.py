@@ -4,8 +4,7 @@
 """
 
 from qemushim.fromargv.finish import Reading, read_command
-from qemushim.fromargv.line import Note
-from qemushim.fromargv.read import Known
+from qemushim.fromargv.line import Known, Note
 from qemushim.fromargv.words import Word, Words, words_of
 
 __all__ = ["Known", "Note", "Reading", "Word", "Words", "read_command", "words_of"]

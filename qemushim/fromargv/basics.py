@@ -9,8 +9,9 @@ from functools import partial
 from qemushim.devices.block_limits import LENGTHS, RATES
 from qemushim.document.node import Node
 from qemushim.document.units import canonical_uuid
+from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.block import read_chain, read_drive_image
-from qemushim.fromargv.line import Argument, Line, put, yes_no
+from qemushim.fromargv.line import Line, put, yes_no
 from qemushim.fromargv.syntax import NOWHERE, Bag, UnreadableError, wrong
 from qemushim.machine.clock import TRACKS
 from qemushim.machine.identity import DEPRECATION
@@ -103,8 +104,8 @@ def read_boot(line: Line) -> None:
 def finish_boot(line: Line) -> None:
     """The boot order: of devices where they have one, else of kinds; libvirt would boot the first disk."""
     for node in line.devices.children:
-        if line.loadparm and node.value("boot/@order") == "1":
-            node.ensure("boot").set("loadparm", line.loadparm)
+        if line.chipset.loadparm and node.value("boot/@order") == "1":
+            node.ensure("boot").set("loadparm", line.chipset.loadparm)
     orders = [node.ensure("boot") for node in line.devices.children if node.value("boot/@order")]
     if any(boot.get("order") == "0" for boot in orders):
         # libvirt counts from 1; only which comes first matters
@@ -177,27 +178,27 @@ def read_firmware(line: Line) -> None:
         os.add("loader", {"type": "rom"}, text=bios.text or "")
     drives = [a for a in line.all("-drive") if a.bag.peek("if") == "pflash"]
     drives.sort(key=lambda a: a.bag.number("unit") or 0)
-    if line.flash.get(0):
+    if line.chipset.flash.get(0):
         reason = line.try_all(partial(_flash_nodes, line, os))
         if reason:
-            words = ",".join(f"pflash{n}={node}" for n, node in sorted(line.flash.items()) if node)
+            words = ",".join(f"pflash{n}={node}" for n, node in sorted(line.chipset.flash.items()) if node)
             line.keep(["-machine", words], f"the firmware's flash ({reason})", NOWHERE)
     elif drives:
         _flash_drives(line, os, drives)
 
 
 def _flash_nodes(line: Line, os: Node) -> None:
-    code = read_chain(line, line.flash[0])
+    code = read_chain(line, line.chipset.flash[0])
     path = code.source.get("file") or code.source.get("dev") or ""
     readonly = "yes" if code.readonly else "no"
     loader = os.add("loader", {"readonly": readonly, "type": "pflash", "format": code.format}, text=path)
-    if line.secure_flash:
+    if line.chipset.secure_flash:
         loader.set("secure", "yes")
-    if not line.flash.get(1):
+    if not line.chipset.flash.get(1):
         if code.readonly:
             loader.set("stateless", "yes")
         return
-    variables = read_chain(line, line.flash[1])
+    variables = read_chain(line, line.chipset.flash[1])
     nvram = os.add("nvram", {"format": variables.format})
     if variables.kind == "file":
         nvram.text = variables.source.get("file") or ""
@@ -219,7 +220,7 @@ def _flash_drives(line: Line, os: Node, drives: list[Argument]) -> None:
             loader = os.add(
                 "loader", {"readonly": readonly, "type": "pflash", "format": image.format}, text=path
             )
-            if line.secure_flash:
+            if line.chipset.secure_flash:
                 loader.set("secure", "yes")
             if len(drives) == 1 and image.readonly:
                 loader.set("stateless", "yes")
@@ -251,7 +252,7 @@ def read_clock(line: Line) -> None:
             clock.attrib |= {"offset": "absolute", "start": str(seconds)}
         else:
             # libvirt has no absolute start before 1970
-            clock.attrib |= {"offset": "variable", "basis": "utc", "adjustment": str(seconds - line.now)}
+            clock.attrib |= {"offset": "variable", "basis": "utc", "adjustment": str(seconds - line.host.now)}
     track, drift = bag.take("clock"), bag.take("driftfix")
     if drift == "none":
         drift = None

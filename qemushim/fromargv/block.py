@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from qemushim.devices.block_image import CACHE_MODES
 from qemushim.devices.block_nodes import DRIVERS
 from qemushim.document.node import Node
-from qemushim.fromargv.line import Argument, Line, put
+from qemushim.fromargv.arguments import Argument
+from qemushim.fromargv.line import Line, put
+from qemushim.fromargv.secrets import secret_reference
 from qemushim.fromargv.storage import PROTOCOLS, read_storage
 from qemushim.fromargv.syntax import Bag, UnreadableError
 
@@ -157,7 +159,7 @@ def _format(line: Line, bag: Bag, driver: str, depth: int) -> Image:
 
 def _encryption(line: Line, image: Image, secret: str | None, kind: str) -> None:
     node = image.source.add("encryption", {"format": kind})
-    node.add("secret", {"type": "passphrase", **line.secret(secret, "volume")})
+    node.add("secret", {"type": "passphrase", **secret_reference(line, secret, "volume")})
 
 
 def _common(image: Image, bag: Bag) -> None:

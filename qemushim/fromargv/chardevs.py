@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from qemushim.devices.chardev import SERIAL_OF_MODEL
 from qemushim.document.node import Node
-from qemushim.fromargv.line import Argument, Line, put, yes_no
+from qemushim.fromargv.arguments import Argument
+from qemushim.fromargv.line import Line, put, yes_no
 from qemushim.fromargv.places import place, serial_place, usb_place
+from qemushim.fromargv.secrets import drop_credentials, opened_file
 from qemushim.fromargv.storage import host_and_port
 from qemushim.fromargv.syntax import Bag, UnreadableError
 
@@ -52,7 +54,7 @@ def read_source(line: Line, name: str | None, node: Node) -> Argument:
     reader(line, bag, node)
     log = bag.take("logfile")
     if log is not None:
-        put(node, "log/@file", line.opened(log))
+        put(node, "log/@file", opened_file(line, log))
         append = bag.switch("logappend")
         put(node, "log/@append", append if not log.startswith("/dev/fdset/") else None)
     if bag.pairs:
@@ -106,7 +108,7 @@ def _path(kind: str) -> Callable[[Line, Bag, Node], None]:
     def read(line: Line, bag: Bag, node: Node) -> None:
         node.set("type", kind)
         path = bag.take("path") or ""
-        source = node.add("source", {"path": line.opened(path)})
+        source = node.add("source", {"path": opened_file(line, path)})
         append = bag.switch("append")
         if kind == "file" and not path.startswith("/dev/fdset/"):
             put(source, "@append", append)
@@ -138,7 +140,7 @@ def _socket(line: Line, bag: Bag, node: Node) -> None:
         path = bag.take("path")
         fd = bag.number("fd")
         if path is None and fd is not None:
-            path = line.descriptors.get(fd, "")
+            path = line.known_host.descriptors.get(fd, "")
             if not path and node.tag != "channel":
                 line.note("lost", f"descriptor {fd}: the path of the socket is not on the command line")
                 path = f"/run/qemushim/descriptor-{fd}.sock"
@@ -152,7 +154,7 @@ def _socket(line: Line, bag: Bag, node: Node) -> None:
         credentials = bag.take("tls-creds")
         if credentials is not None:
             source.set("tls", "yes")
-            line.credentials(credentials)
+            drop_credentials(line, credentials)
         elif line.says_tls:
             source.set("tls", "no")
     _reconnect(bag, source)
@@ -241,9 +243,9 @@ def read_serial(line: Line, argument: Argument) -> None:
     source = read_source(line, bag.take("chardev"), node)
     target = node.add("target", {"type": SERIAL_OF_MODEL[model]})
     if model == "isa-serial":
-        target.set("port", bag.take("index") or str(line.next_port("serial")))
+        target.set("port", bag.take("index") or str(line.buses.next_port("serial")))
     else:
-        target.set("port", str(line.next_port("serial")))
+        target.set("port", str(line.buses.next_port("serial")))
     target.add("model", {"name": model})
     if model in ("isa-serial", "isa-debugcon"):
         base, irq = bag.number("iobase"), bag.number("irq")
@@ -266,7 +268,7 @@ def read_parallel(line: Line, argument: Argument) -> None:
     bag.drop("driver")
     node = Node("parallel", {"type": "pty"})
     source = read_source(line, bag.take("chardev"), node)
-    node.add("target", {"port": bag.take("index") or str(line.next_port("parallel"))})
+    node.add("target", {"port": bag.take("index") or str(line.buses.next_port("parallel"))})
     line.finish(bag, node, argument, source)
 
 
@@ -278,16 +280,16 @@ def read_console(line: Line, argument: Argument) -> None:
     node = Node("serial" if is_serial else "console", {"type": "pty"})
     source = read_source(line, bag.take("chardev"), node)
     if is_serial:
-        target = node.add("target", {"type": "sclp-serial", "port": str(line.next_port("serial"))})
+        target = node.add("target", {"type": "sclp-serial", "port": str(line.buses.next_port("serial"))})
         target.add("model", {"name": driver})
     else:
-        node.add("target", {"type": _CONSOLES[driver], "port": str(line.next_port("console"))})
+        node.add("target", {"type": _CONSOLES[driver], "port": str(line.buses.next_port("console"))})
     if driver == "virtconsole":
         if bag.peek("nr") is not None or bag.peek("bus") is not None:
             serial_place(line, bag, node)
         else:
             place(line, bag, node) if bag.has("devno") else None
-    if not is_serial and _CONSOLES[driver] == "virtio" and not line.has_serial:
+    if not is_serial and _CONSOLES[driver] == "virtio" and not line.buses.has_serial:
         # the first console of a guest would be taken for its serial port
         pass
     line.finish(bag, node, argument, source)
@@ -307,11 +309,12 @@ def read_channel(line: Line, argument: Argument) -> None:
 
 def read_forwards(line: Line) -> None:
     """``-netdev user,guestfwd=tcp:A:P-chardev:ID``: a channel of its own."""
+    taken = {a.bag.peek("netdev") for a in line.all("-device")}
     for argument in line.all("-netdev"):
         bag = argument.bag
         if bag.peek("type") != "user" or not any(key.startswith("guestfwd") for key in bag.keys):
             continue
-        if any(a.bag.peek("netdev") == argument.id for a in line.all("-device")):
+        if argument.id in taken:
             continue
         line.read_one(argument, _read_forward)
 
@@ -369,9 +372,9 @@ def legacy_chardev(text: str, name: str) -> str:
 
 def read_ports(line: Line) -> None:
     """``-serial``, ``-parallel``, ``-virtioconsole``; and the serial port of a machine where nothing is said."""
-    hidden = any(a.flag == "-nographic" for a in line.arguments)
+    hidden = bool(line.every("-nographic"))
     arguments = line.all("-serial")
-    line.has_serial = bool(arguments) or any(
+    line.buses.has_serial = bool(arguments) or any(
         (a.bag.peek("driver") or "") in SERIAL_OF_MODEL for a in line.all("-device")
     )
     for number, argument in enumerate(arguments):
@@ -381,7 +384,7 @@ def read_ports(line: Line) -> None:
     for argument in line.all("-virtioconsole"):
         line.read_one(argument, _port("console", 0))
     board = line.board
-    if line.has_serial or not line.has_defaults:
+    if line.buses.has_serial or not line.has_defaults:
         return
     if hidden or board.is_x86 or board.is_arm_virt or board.is_pseries or board.is_riscv_virt:
         node = line.devices.add("serial", {"type": "pty"})
@@ -414,7 +417,7 @@ def _port(tag: str, number: int) -> Callable[[Line, Argument, Bag], None]:
         if tag == "console":
             target["type"] = "virtio"
         node.add("target", target)
-        line.ports.add((tag, number))
+        line.buses.ports.add((tag, number))
         line.add(node, *used)
 
     return read

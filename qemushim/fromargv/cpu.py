@@ -49,14 +49,14 @@ def _settings(parts: list[str]) -> list[tuple[str, str]]:
 
 
 def _read_model(line: Line, cpu: Node, model: str, settings: list[tuple[str, str]]) -> None:
-    if model in _MODES and not (line.board.is_ppc64 and line.cpu_compat):
+    if model in _MODES and not (line.board.is_ppc64 and line.chipset.cpu_compat):
         cpu.set("mode", _MODES[model])
         # host-passthrough of libvirt is checked by nobody
         cpu.set("check", "none")
         return
     if model == "host":
         cpu.set("mode", "host-model")
-        cpu.add("model", text=line.cpu_compat)
+        cpu.add("model", text=line.chipset.cpu_compat)
         return
     cpu.attrib |= {"mode": "custom", "match": "exact", "check": "none"}
     cpu.add("model", {"fallback": "forbid"}, text=model)

@@ -11,8 +11,9 @@ from functools import partial
 from qemushim.devices.address import disk_index
 from qemushim.devices.block_limits import LENGTHS, RATES
 from qemushim.document.node import Node
+from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.block import Image, image_format_of, read_chain, read_drive_image, say_image
-from qemushim.fromargv.line import Argument, Line, put
+from qemushim.fromargv.line import Line, put
 from qemushim.fromargv.places import (
     pci_place,
     place,
@@ -99,11 +100,9 @@ def _image(
     line: Line, name: str, node: Node, writeback: bool | None
 ) -> tuple[Image | None, Argument, Node | None]:
     """The image that a device shows, from either kind of argument, said in the document."""
-    found = next((a for a in line.all("-blockdev", "-drive") if a.id == name or _node_name(a) == name), None)
-    if found is None:
-        raise UnreadableError(f"there is no drive {name}")
+    found = line.find(("-blockdev", "-drive"), name)
     if found.flag == "-blockdev":
-        image = read_chain(line, _node_name(found) or name)
+        image = read_chain(line, name)
         say_image(node, image, writeback)
         return image, found, None
     bag = line.use(found)
@@ -112,10 +111,6 @@ def _image(
     if bag.pairs:
         raise UnreadableError(f"-drive {name}: {', '.join(bag.keys)}")
     return drive, found, limits
-
-
-def _node_name(argument: Argument) -> str | None:
-    return argument.bag.was("node-name") if argument.flag == "-blockdev" else None
 
 
 def say_drive(line: Line, bag: Bag, node: Node, writeback: bool | None) -> tuple[Image | None, Node | None]:
@@ -210,9 +205,6 @@ def _front(line: Line, bag: Bag, node: Node, bus: str) -> None:
             node.set("device", "lun")
     if bag.switch("share-rw"):
         node.ensure("shareable")
-        if driver.get("cache") == "none" and node.child("readonly") is None:
-            # what shared disks have anyway
-            driver.drop("cache")
     for attribute in ("logical_block_size", "physical_block_size", "discard_granularity"):
         amount = bag.size(attribute)
         put(node, f"blockio/@{attribute}", amount)
@@ -274,7 +266,7 @@ def scsi_place(line: Line, bag: Bag) -> Node:
     channel, target, lun = bag.take("channel"), bag.take("scsi-id"), bag.take("lun")
     if target is None:
         # QEMU takes the next free one
-        target = str(line.next_target(index))
+        target = str(line.buses.next_port(f"scsi{index}"))
     address = {"type": "drive", "controller": str(index), "bus": channel or "0"}
     if index in line.buses.narrow:
         return Node("address", {**address, "target": "0", "unit": target})
@@ -288,16 +280,16 @@ def _ide(line: Line, bag: Bag, node: Node, target: Node) -> None:
         target.set("bus", "sata")
         index = line.buses.of(bus, "sata") or 0
         number = (bus or "").rpartition(".")[2]
-        port = int(number) if number.isdigit() else line.next_port("sata")
-        line.ports.add(("sata", port))
+        port = int(number) if number.isdigit() else line.buses.next_port("sata")
+        line.buses.ports.add(("sata", port))
         node.append(_drive(index, 0, port))
         return
     channel = (bus or "ide.0").rpartition(".")[2]
     if bus is None and unit is None:
-        free = line.next_port("ide")
+        free = line.buses.next_port("ide")
         channel, unit = str(free // 2), free % 2
     place_number = int(channel) if channel.isdigit() else 0
-    line.ports.add(("ide", place_number * 2 + (unit or 0)))
+    line.buses.ports.add(("ide", place_number * 2 + (unit or 0)))
     node.append(_drive(0, place_number, unit or 0))
 
 
@@ -311,7 +303,7 @@ def _drive(controller: int, bus: int, unit: int) -> Node:
 def _floppy(line: Line, bag: Bag, node: Node, target: Node) -> None:
     unit = bag.number("unit") or 0
     bag.drop("bus", "drive-type")
-    order = line.floppy_boot.get("AB"[unit & 1])
+    order = line.chipset.floppy_boot.get("AB"[unit & 1])
     put(node, "boot/@order", order)
     node.append(_drive(0, 0, unit))
 
@@ -332,7 +324,7 @@ _BUSES: dict[str, Callable[[Line, Bag, Node, Node], None]] = {
 def _name(line: Line, node: Node, target: Node, bus: str, alias: str) -> None:
     """``vda`` and so on: by the id that libvirt gave it, by its place, else the next of its bus."""
     prefix = _PREFIXES[bus]
-    last = line.last_disk.get(bus, -1)
+    last = line.buses.last_disk.get(bus, -1)
     wanted = last + 1
     start = f"{bus}-disk"
     if alias.startswith(start) and alias[len(start) :].isdigit() and len(alias) < len(start) + 5:
@@ -343,12 +335,12 @@ def _name(line: Line, node: Node, target: Node, bus: str, alias: str) -> None:
         if bus == "sata":
             wanted += 6 * int(address.get("controller") or 0)
     wanted = max(wanted, last + 1)
-    while disk_name(prefix, wanted) in line.disk_names:
+    while disk_name(prefix, wanted) in line.buses.disk_names:
         wanted += 1
     name = disk_name(prefix, wanted)
     assert disk_index(name) == wanted
-    line.disk_names.add(name)
-    line.last_disk[bus] = wanted
+    line.buses.disk_names.add(name)
+    line.buses.last_disk[bus] = wanted
     target.set("dev", name)
 
 
@@ -412,7 +404,7 @@ def _read_drive(line: Line, argument: Argument, bag: Bag, bus: str) -> None:
     if bag.peek("boot") is not None:
         bag.drop("boot")
     if bus == "fdc":
-        put(node, "boot/@order", line.floppy_boot.get("AB"[index & 1]))
+        put(node, "boot/@order", line.chipset.floppy_boot.get("AB"[index & 1]))
     target = node.add("target", {"dev": "", "bus": bus})
     if bus == "virtio":
         addr = bag.take("addr")
@@ -420,7 +412,7 @@ def _read_drive(line: Line, argument: Argument, bag: Bag, bus: str) -> None:
         if line.board.has_pci and not line.board.is_ccw:
             pci_place(line, fake, node)
     elif bus == "scsi":
-        line.scsi_drives += 1
+        line.buses.scsi_drives += 1
         node.append(_drive(0, 0, index))
     elif bus != "sd":
         divided = divmod(index, 2) if bus == "ide" else (0, index)
@@ -441,6 +433,6 @@ def _drive_index(line: Line, bag: Bag, bus: str) -> int:
     if index is None and (channel is not None or unit is not None):
         index = (channel or 0) * (2 if bus == "ide" else 7 if bus == "scsi" else 1) + (unit or 0)
     if index is None:
-        index = line.next_port(bus)
-    line.ports.add((bus, index))
+        index = line.buses.next_port(bus)
+    line.buses.ports.add((bus, index))
     return index

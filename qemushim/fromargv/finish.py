@@ -15,9 +15,10 @@ from qemushim.context import Build
 from qemushim.document.node import QEMU_NAMESPACE, Node
 from qemushim.emulator.model import Emulator
 from qemushim.errors import ShimError
-from qemushim.fromargv.line import Argument, Line, Note, line_of
+from qemushim.fromargv.arguments import Argument, arguments_of
+from qemushim.fromargv.line import Known, Line, Note
 from qemushim.fromargv.places import split_driver
-from qemushim.fromargv.read import Known, read_line
+from qemushim.fromargv.read import read_line
 from qemushim.fromargv.syntax import Bag, Scalar, as_text
 from qemushim.fromargv.words import Word, Words
 from qemushim.guest import Guest
@@ -102,11 +103,13 @@ def _build(guest: Guest, emulator: Emulator, host: Host) -> tuple[Build | None, 
 def _keep_rest(line: Line) -> list[str]:
     """Arguments that nobody read go to ``<qemu:commandline>``, each once, in order."""
     rest: list[Argument] = []
+    seen: set[int] = set()
     for argument in line.arguments:
         if argument.read and argument.origin is None:
             continue
         root = argument.root
-        if not argument.read and root not in rest and argument.tokens:
+        if not argument.read and root.tokens and id(root) not in seen:
+            seen.add(id(root))
             rest.append(root)
     rest.sort(key=lambda argument: argument.place.index)
     words = list(line.kept)
@@ -117,7 +120,7 @@ def _keep_rest(line: Line) -> list[str]:
         if len(what) > 160:
             what = f"{what[:157]}…"
         because = f" ({reason})" if reason else ""
-        line.notes.append(Note("kept", f"{what}: kept in <qemu:commandline>{because}", argument.place))
+        line.notes[Note("kept", f"{what}: kept in <qemu:commandline>{because}", argument.place)] = None
     if words:
         commandline = line.root.ensure("qemu:commandline")
         at = sum(child.tag == "qemu:arg" for child in commandline.children)
@@ -126,13 +129,13 @@ def _keep_rest(line: Line) -> list[str]:
 
 
 def _reason_of_derived(line: Line, argument: Argument) -> str:
-    found = (line.reasons.get(id(a)) for a in line.arguments if a.root is argument)
-    return next((reason for reason in found if reason), "")
+    derived = (a for a in line.arguments if a.origin is not None and a.root is argument)
+    return next((line.reasons[id(a)] for a in derived if id(a) in line.reasons), "")
 
 
 def _check_shared_memory(line: Line) -> None:
     """virtiofs and vhost-user need memory that another process can map."""
-    if line.ensure_shared_memory and line.root.find("memoryBacking/access") is None:
+    if line.needs_shared_memory and line.root.find("memoryBacking/access") is None:
         line.note("read", "virtiofs needs shared memory: add <memoryBacking> with <access mode='shared'/>")
 
 
@@ -224,7 +227,7 @@ def _say_added(line: Line, build: Build) -> None:
     if line.by_libvirt:
         return
     argv = [build.command.binary or "qemu", *build.command.tokens[1:]]
-    again = line_of(Words([Word(word) for word in _from_binary(build, argv)]))
+    again = arguments_of(Words([Word(word) for word in _from_binary(build, argv)]))
     mine = Counter(split_driver(d)[0] for d in _drivers(line.arguments))
     mine.update(_drawn(line))
     theirs = Counter(split_driver(d)[0] for d in _drivers(again.arguments))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from qemushim.document.node import Node
-from qemushim.fromargv.block import read_chain, read_drive_image
+from qemushim.fromargv.arguments import Argument
+from qemushim.fromargv.block import Image, read_chain, read_drive_image
 from qemushim.fromargv.disks import scsi_place
-from qemushim.fromargv.line import Argument, Line, put
+from qemushim.fromargv.line import Line, put
 from qemushim.fromargv.places import place, split_driver, usb_place
+from qemushim.fromargv.secrets import opened_file
 from qemushim.fromargv.storage import host_address
 from qemushim.fromargv.syntax import Bag, UnreadableError
 
@@ -54,7 +56,7 @@ def read_usb_host(line: Line, argument: Argument) -> None:
     path = bag.take("hostdevice")
     bus, device = bag.take("hostbus"), bag.take("hostaddr")
     if path is not None:
-        bus, device = _bus_and_device(line.opened(path))
+        bus, device = _bus_and_device(opened_file(line, path))
     vendor, product = bag.number("vendorid"), bag.number("productid")
     if vendor is not None and product is not None:
         source.add("vendor", {"id": f"{vendor:#06x}"})
@@ -101,21 +103,18 @@ def read_scsi_generic(line: Line, argument: Argument) -> None:
     bag.drop("driver")
     name = bag.take("drive")
     used = [argument]
-    image = None
-    for found in line.all("-blockdev", "-drive"):
-        if found.bag.was("node-name") == name or found.id == name:
-            used.append(found)
-            if found.flag == "-blockdev":
-                image = read_chain(line, name or "")
-            else:
-                inner = line.use(found)
-                inner.drop("if", "id", "media")
-                image, _ = read_drive_image(line, inner)
-                if inner.pairs:
-                    raise UnreadableError(f"-drive {name}: {', '.join(inner.keys)}")
-            break
+    found = line.find(("-blockdev", "-drive"), name)
+    used.append(found)
+    if found.flag == "-blockdev":
+        image: Image | None = read_chain(line, found.id)
+    else:
+        inner = line.use(found)
+        inner.drop("if", "id", "media")
+        image, _ = read_drive_image(line, inner)
+        if inner.pairs:
+            raise UnreadableError(f"-drive {name}: {', '.join(inner.keys)}")
     if image is None:
-        raise UnreadableError(f"there is no drive {name}")
+        raise UnreadableError(f"-drive {name} without a file")
     node = _hostdev("scsi")
     if image.kind == "network":
         node.append(image.source)
@@ -129,7 +128,7 @@ def read_scsi_generic(line: Line, argument: Argument) -> None:
 
 def _adapter(line: Line, node: Node, device: str) -> None:
     """Which SCSI device of the host it is: the command line has ``/dev/sgN`` alone."""
-    where = line.scsi_devices.get(device)
+    where = line.known_host.scsi_devices.get(device)
     if where is None:
         number = len(line.devices.all("hostdev"))
         where = (0, 0, 0, number)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qemushim.command.option import escape_commas
+from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.chardevs import legacy_chardev
-from qemushim.fromargv.line import Argument, Line
+from qemushim.fromargv.line import Line
 from qemushim.fromargv.syntax import UnreadableError, wrong
 
 #: flag → what the drive is besides its file
@@ -48,8 +49,8 @@ def rewrite(line: Line) -> None:
 
 def _usb_device(line: Line, argument: Argument) -> None:
     kind, _, rest = (argument.text or "").partition(":")
-    if not any(a.flag == "-usb" for a in line.arguments):
-        line.machine_usb = True
+    if not bool(line.every("-usb")):
+        line.chipset.usb = True
     if kind in _USB_DEVICES:
         line.derive(argument, "-device", _USB_DEVICES[kind])
     elif kind == "disk":
@@ -102,7 +103,7 @@ def _set(line: Line, argument: Argument) -> None:
     if not equals or len(parts) != 3:
         raise wrong(f"-set {argument.text}: group.id.property=value is needed", argument.place)
     group, name, key = parts
-    target = next((a for a in line.arguments if a.flag == f"-{group}" and a.id == name), None)
+    target = line.known(f"-{group}", name)
     if target is None:
         raise wrong(f"-set {argument.text}: there is no -{group} with id={name}", argument.place)
     target.bag.set(key, value)
@@ -112,9 +113,7 @@ def _set(line: Line, argument: Argument) -> None:
 def _redir(line: Line, argument: Argument) -> None:
     """``-redir PROTOCOL:HOSTPORT:GUEST:PORT``: ``hostfwd=`` of the user network."""
     parts = (argument.text or "").split(":")
-    ends = [
-        a for a in line.arguments if a.flag in ("-net", "-nic", "-netdev") and a.bag.was("type") == "user"
-    ]
+    ends = [a for a in line.every("-net", "-nic", "-netdev") if a.bag.was("type") == "user"]
     if len(parts) == 4 and ends:
         protocol, outer, guest, inner = parts
         ends[0].bag.add("hostfwd", f"{protocol}::{outer}-{guest}:{inner}")

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from qemushim.board import board_of
 from qemushim.document.node import Node
-from qemushim.fromargv.line import Argument, Line, arch_of, put, yes_no
+from qemushim.fromargv.arguments import Argument, arch_of
+from qemushim.fromargv.line import Line, put, yes_no
 from qemushim.fromargv.syntax import Bag, Place, parse_size, wrong
 from qemushim.fromargv.words import Words
 from qemushim.machine.machine import EARLY_FEATURES, LATE_FEATURES
@@ -75,7 +76,7 @@ def _has_acpi(line: Line) -> bool:
     """Whether a machine has ACPI where nothing is said of it: all that have firmware to find it."""
     if line.board.is_x86:
         return True
-    flash = bool(line.flash.get(0)) or any(
+    flash = bool(line.chipset.flash.get(0)) or any(
         a.flag == "-pflash" or (a.flag == "-drive" and a.bag.peek("if") == "pflash") for a in line.arguments
     )
     return flash and (line.board.is_arm_virt or line.board.is_loongarch_virt)
@@ -192,7 +193,7 @@ def _irqchip(features: Node, value: str) -> None:
 
 def _read_memory_properties(line: Line, bags: list[Bag]) -> None:
     dump = _switch(bags, "dump-guest-core")
-    if dump is not None and dump is not line.dumps_core:
+    if dump is not None and dump is not line.host.config.dump_guest_core:
         put(line.root, "memory/@dumpCore", dump)
     if _switch(bags, "mem-merge") is False:
         line.root.ensure("memoryBacking/nosharepages")
@@ -204,25 +205,25 @@ def _read_devices(line: Line, bags: list[Bag]) -> None:
         if bag.peek("iommu") == "smmuv3":
             line.devices.add("iommu", {"model": "smmuv3"})
         if bag.peek("usb") == "on":
-            line.machine_usb = True
+            line.chipset.usb = True
         if bag.peek("graphics") == "off":
             put(line.root, "os/bios/@useserial", "yes")
         audio = bag.peek("pcspk-audiodev")
         if audio is not None:
-            line.speaker = audio
+            line.chipset.speaker = audio
         loadparm = bag.peek("loadparm")
         if loadparm is not None:
-            line.loadparm = loadparm
+            line.chipset.loadparm = loadparm
         compat = bag.peek("max-cpu-compat")
         if compat is not None:
-            line.cpu_compat = compat
-        line.main_memory = bag.peek("memory-backend") or line.main_memory
+            line.chipset.cpu_compat = compat
+        line.chipset.main_memory = bag.peek("memory-backend") or line.chipset.main_memory
         for number in (0, 1):
-            line.flash[number] = bag.peek(f"pflash{number}") or line.flash.get(number, "")
+            line.chipset.flash[number] = bag.peek(f"pflash{number}") or line.chipset.flash.get(number, "")
         for key in [k for k in bag.keys if k.startswith("sgx-epc.")]:
-            line.enclaves[key] = bag.take(key) or ""
+            line.chipset.enclaves[key] = bag.take(key) or ""
     if line.given("-usb"):
-        line.machine_usb = True
+        line.chipset.usb = True
 
 
 # -- globals ----------------------------------------------------------------------------------------
@@ -265,11 +266,11 @@ def _sleep(element: str) -> Callable[[Line, str], None]:
 
 
 def _hole(line: Line, value: str) -> None:
-    line.root_bus["hole64"] = str(parse_size(value) // 1024)
+    line.chipset.root_bus["hole64"] = str(parse_size(value) // 1024)
 
 
 def _root_hotplug(line: Line, value: str) -> None:
-    line.root_bus["hotplug"] = value
+    line.chipset.root_bus["hotplug"] = value
 
 
 def _pit(line: Line, value: str) -> None:
@@ -277,7 +278,7 @@ def _pit(line: Line, value: str) -> None:
 
 
 def _no_reboot(line: Line, value: str) -> None:
-    line.has_itco = value in ("off", "false", "no", "0")
+    line.chipset.has_itco = value in ("off", "false", "no", "0")
 
 
 def _tseg(line: Line, value: str) -> None:
@@ -288,7 +289,7 @@ def _tseg(line: Line, value: str) -> None:
 
 def _floppy_boot(letter: str) -> Callable[[Line, str], None]:
     def read(line: Line, value: str) -> None:
-        line.floppy_boot[letter] = value
+        line.chipset.floppy_boot[letter] = value
 
     return read
 
@@ -298,7 +299,7 @@ def _nvram(line: Line, value: str) -> None:
 
 
 def _secure_flash(line: Line, value: str) -> None:
-    line.secure_flash = value in ("on", "true", "yes", "1")
+    line.chipset.secure_flash = value in ("on", "true", "yes", "1")
 
 
 #: (driver, property) → reader

@@ -14,7 +14,8 @@ from qemushim.devices.alias import SLOTTED_MEMORY
 from qemushim.devices.membackend import POLICIES
 from qemushim.document.node import Node
 from qemushim.document.units import format_set, parse_set
-from qemushim.fromargv.line import Argument, Line, put, yes_no
+from qemushim.fromargv.arguments import Argument
+from qemushim.fromargv.line import Line, put, yes_no
 from qemushim.fromargv.places import place, split_driver, virtio_settings
 from qemushim.fromargv.syntax import NOWHERE, Bag, UnreadableError, wrong
 from qemushim.host import Host
@@ -116,7 +117,7 @@ def read_memory(line: Line, host: Host) -> None:
     numa = any(a.bag.peek("type") == "node" for a in line.all("-numa"))
     if numa:
         _read_or_keep(line, "-numa", partial(_read_cells, line, host, kib))
-    elif line.main_memory:
+    elif line.chipset.main_memory:
         _read_or_keep(line, "-machine memory-backend", partial(_read_main, line, host))
     for flag, key in (("-overcommit", "mem-lock"), ("-realtime", "mlock")):
         for option in line.all(flag):
@@ -137,11 +138,11 @@ def _read_or_keep(line: Line, what: str, reader: Callable[[], None]) -> None:
         for argument in line.all("-numa"):
             line.reasons[id(argument)] = reason
     else:
-        line.keep(["-machine", f"memory-backend={line.main_memory}"], f"{what} ({reason})", NOWHERE)
+        line.keep(["-machine", f"memory-backend={line.chipset.main_memory}"], f"{what} ({reason})", NOWHERE)
 
 
 def _read_main(line: Line, host: Host) -> None:
-    _say_backing(line, [(None, read_backend(line, line.object(line.main_memory), host))])
+    _say_backing(line, [(None, read_backend(line, line.object(line.chipset.main_memory), host))])
 
 
 def _read_global_backing(line: Line, host: Host) -> None:
@@ -378,11 +379,11 @@ def _say_device_source(node: Node, backend: Backend, model: str) -> None:
 
 def read_enclaves(line: Line, host: Host) -> None:
     """SGX enclave memory, which is a property of the machine."""
-    for key, memdev in line.enclaves.items():
+    for key, memdev in line.chipset.enclaves.items():
         if key.endswith(".memdev"):
             reason = line.try_all(partial(_read_enclave, line, host, key, memdev))
             if reason:
-                node = line.enclaves.get(key.replace("memdev", "node"), "0")
+                node = line.chipset.enclaves.get(key.replace("memdev", "node"), "0")
                 tokens = ["-machine", f"{key}={memdev},{key.replace('memdev', 'node')}={node}"]
                 line.keep(tokens, f"{key} ({reason})", NOWHERE)
 
@@ -394,6 +395,6 @@ def _read_enclave(line: Line, host: Host, key: str, memdev: str) -> None:
     _say_device_source(node, backend, "sgx-epc")
     put(node, "target/size/@unit", "KiB")
     put(node, "target/size", backend.size // 1024)
-    put(node, "target/node", line.enclaves.get(key.replace("memdev", "node")))
+    put(node, "target/node", line.chipset.enclaves.get(key.replace("memdev", "node")))
     line.count_device_memory(backend.size // 1024)
     line.add(node, source)

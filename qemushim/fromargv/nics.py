@@ -11,9 +11,11 @@ from collections.abc import Callable
 from qemushim.devices.interface import KNOWN_MODELS
 from qemushim.devices.netdev import OFFLOADS
 from qemushim.document.node import Node
+from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.chardevs import unix_source
-from qemushim.fromargv.line import Argument, Line, put
+from qemushim.fromargv.line import Line, put
 from qemushim.fromargv.places import pci_place, place, split_driver, usb_place, virtio_settings
+from qemushim.fromargv.secrets import opened_file
 from qemushim.fromargv.storage import host_and_port
 from qemushim.fromargv.syntax import Bag, UnreadableError
 
@@ -46,7 +48,7 @@ def read_card(line: Line, argument: Argument) -> None:
         raise UnreadableError("a card that is connected to nothing")
     found = line.find(("-netdev",), netdev)
     used.append(found)
-    put(node, "mac/@address", mac or line.generated_mac())
+    put(node, "mac/@address", mac or line.buses.generated_mac())
     is_virtio = base == "virtio-net"
     read_backend(line, line.use(found), node, used, is_virtio=is_virtio)
     node.ensure("model").set("type", (model or "virtio") if is_virtio else driver)
@@ -122,7 +124,7 @@ def _connect(line: Line, node: Node, fds: list[str], name: str | None, bridge: s
         line.bridge(node, bridge)
         return
     number = int(fds[0]) if fds and fds[0].isdigit() and len(fds[0]) < 8 else -1
-    known = line.networks.get(number)
+    known = line.known_host.networks.get(number)
     if known is not None:
         node.set("type", known[0])
         node.append(Node("source", dict(known[1])))
@@ -236,7 +238,7 @@ def _vhost_user(line: Line, bag: Bag, node: Node, used: list[Argument], is_virti
 
 def _vdpa(line: Line, bag: Bag, node: Node, used: list[Argument], is_virtio: bool) -> None:
     node.set("type", "vdpa")
-    node.add("source", {"dev": line.opened(bag.take("vhostdev") or "")})
+    node.add("source", {"dev": opened_file(line, bag.take("vhostdev") or "")})
     queues = bag.number("queues") or 1
     if queues > 1:
         put(node, "driver/@queues", queues)
@@ -282,9 +284,9 @@ def read_nics(line: Line) -> None:
 def _default_card(line: Line) -> None:
     model = "e1000e" if line.board.is_q35 else "e1000"
     node = Node("interface", {"type": "user"})
-    put(node, "mac/@address", line.generated_mac())
+    put(node, "mac/@address", line.buses.generated_mac())
     put(node, "model/@type", model)
-    line.wait_for_slot(node, rank=1)
+    line.buses.wait_for_slot(node, rank=1)
     line.add(node)
     line.note("read", f"QEMU has a network card where none is named: {model}, with user networking")
 
@@ -306,7 +308,7 @@ def _take_card(line: Line, bag: Bag) -> dict[str, str]:
     model = bag.take("model") or (
         "e1000e" if line.board.is_q35 else "e1000" if line.board.is_x86 else "virtio"
     )
-    mac = bag.take("mac", "macaddr") or line.generated_mac()
+    mac = bag.take("mac", "macaddr") or line.buses.generated_mac()
     bag.drop("vlan", "name", "vectors")
     return {"model": model, "mac": mac, "addr": bag.take("addr") or ""}
 
@@ -319,7 +321,7 @@ def _finish_nic(line: Line, node: Node, card: dict[str, str], used: list[Argumen
         bag = used[0].bag
         pci_place(line, Bag(bag.what, bag.place, [("addr", card["addr"])]), node)
     elif line.board.has_pci and not line.board.is_ccw:
-        line.wait_for_slot(node, rank=1)
+        line.buses.wait_for_slot(node, rank=1)
     line.add(node, *used)
 
 
@@ -376,7 +378,7 @@ def _read_board_card(line: Line, argument: Argument, bag: Bag) -> None:
     """``-net nic,netdev=``: a card that is part of the board."""
     bag.drop("type", "id")
     node = Node("interface", {"type": "user"})
-    put(node, "mac/@address", bag.take("macaddr") or line.generated_mac())
+    put(node, "mac/@address", bag.take("macaddr") or line.buses.generated_mac())
     found = line.find(("-netdev",), bag.take("netdev"))
     used = [argument, found]
     model = bag.take("model")

@@ -9,7 +9,8 @@ from qemushim.address.pcioptions import MODEL_NAMES
 from qemushim.devices.controller import SCSI_DRIVERS, USB_DRIVERS
 from qemushim.devices.placement import NARROW_SCSI, VIRTIO_SUFFIXES
 from qemushim.document.node import Node
-from qemushim.fromargv.line import Argument, Line, put
+from qemushim.fromargv.arguments import Argument
+from qemushim.fromargv.line import Line, put
 from qemushim.fromargv.syntax import Bag, UnreadableError, wrong
 
 #: QEMU's PCI bridge or port → model of the controller
@@ -101,7 +102,7 @@ def _name_bus(line: Line, argument: Argument, kind: str) -> None:
             # QEMU calls a bus after its kind where the device has no id
             buses.names.setdefault(f"{kind.replace('virtio-', 'virtio-serial')}.0", (kind, index))
             buses.names.setdefault(_ANONYMOUS.get(kind, kind) + f".{index}", (kind, index))
-    line.indexes[id(argument)] = index
+    line.buses.indexes[id(argument)] = index
 
 
 _ANONYMOUS = {"virtio-serial": "virtio-serial-bus", "sata": "ide"}
@@ -112,7 +113,7 @@ def read_controller(line: Line, argument: Argument) -> None:
     bag = argument.bag
     driver = bag.take("driver") or ""
     kind = controller_type(driver)
-    index = line.indexes.get(id(argument), 0)
+    index = line.buses.indexes.get(id(argument), 0)
     node = Node("controller", {"type": kind, "index": str(index)})
     _READERS[kind](line, bag, node, driver)
     if kind == "ccid":
@@ -272,7 +273,7 @@ def pci_place(line: Line, bag: Bag, node: Node) -> None:
     if text is None:
         if line.board.is_ccw or not line.board.has_pci:
             return
-        line.unplaced.append((node, index, many))
+        line.buses.unplaced.append((node, index, many))
         return
     slot, function = pci_slot(text, bag)
     address = {
@@ -284,7 +285,7 @@ def pci_place(line: Line, bag: Bag, node: Node) -> None:
     }
     if many is not None:
         address["multifunction"] = "on" if many else "off"
-    zpci = line.zpci.get(bag.was("id") or "")
+    zpci = line.buses.zpci.get(bag.was("id") or "")
     found = node.add("address", address)
     if zpci is not None:
         found.add("zpci", zpci)
@@ -305,7 +306,7 @@ def pci_slot(text: str, bag: Bag) -> tuple[int, int]:
 def usb_place(line: Line, bag: Bag, node: Node) -> None:
     """A port of a USB controller."""
     bus, port = bag.take("bus"), bag.take("port")
-    line.usb_devices += 1
+    line.buses.usb_devices += 1
     if bus is None and port is None:
         return
     index = line.buses.of(bus, "usb") if bus is not None else 0
@@ -341,4 +342,4 @@ def read_zpci(line: Line) -> None:
             continue
         line.use(argument)
         uid, fid = bag.number("uid") or 0, bag.number("fid") or 0
-        line.zpci[bag.take("target") or ""] = {"uid": f"{uid:#06x}", "fid": f"{fid:#010x}"}
+        line.buses.zpci[bag.take("target") or ""] = {"uid": f"{uid:#06x}", "fid": f"{fid:#010x}"}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from qemushim.document.node import Node
 from qemushim.errors import ConfigError
@@ -23,9 +22,10 @@ from qemushim.fromargv import (
     small,
     sound,
 )
-from qemushim.fromargv.line import Argument, Line, line_of, put
+from qemushim.fromargv.arguments import Argument, arguments_of
+from qemushim.fromargv.line import Known, Line, Note, put
 from qemushim.fromargv.places import split_driver
-from qemushim.fromargv.syntax import UnreadableError
+from qemushim.fromargv.syntax import Place, UnreadableError
 from qemushim.fromargv.words import Words
 from qemushim.guest import located
 from qemushim.host import Host
@@ -67,18 +67,6 @@ READERS: dict[str, Reader] = {
 _MEMORY = frozenset({"pc-dimm", "nvdimm", "virtio-mem", "virtio-pmem"})
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the host knows of a running QEMU beyond its command line; empty for one that is only text."""
-
-    #: number of a descriptor → the path that it is open on
-    descriptors: Mapping[int, str] = field(default_factory=dict)
-    #: number of a tap's descriptor → type and attributes of ``<source>`` of the interface
-    networks: Mapping[int, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
-    #: socket of a virtiofsd → the directory that it serves
-    shared_directories: Mapping[str, str] = field(default_factory=dict)
-
-
 def read_line(
     words: Words,
     host: Host,
@@ -102,13 +90,12 @@ def read_line(
 def _read(
     words: Words, host: Host, file: str, known: Known, name: str, directory: str, *, passt: bool
 ) -> Line:
-    line = line_of(words, file)
-    line.descriptors, line.networks = known.descriptors, known.networks
-    line.shared_directories = known.shared_directories
-    line.tpm_socket, line.has_passt = host.tpm_socket, passt
-    line.now, line.fd_groups = host.now, host.fd_groups
-    line.dumps_core, line.lib = host.config.dump_guest_core, host.paths.lib
-    line.says_tls = host.config.nbd_tls or host.config.chardev_tls
+    found = arguments_of(words, file)
+    line = Line(
+        found.environment, found.binary, found.arguments, host=host, known_host=known, has_passt=passt
+    )
+    for message, number in found.remarks:
+        line.notes[Note("read", message, Place(0, number))] = None
     machine.read_machine(line)
     legacy.rewrite(line)
     basics.read_identity(line)
@@ -137,7 +124,7 @@ def _read_devices(line: Line, host: Host) -> None:
     sound.read_audio(line)
     action = line.last("-watchdog-action")
     if action is not None:
-        line.watchdog_action = action.text or "reset"
+        line.chipset.watchdog_action = action.text or "reset"
     chardevs.read_ports(line)
     memory.read_enclaves(line, host)
     nics.read_nics(line)
@@ -210,7 +197,7 @@ def _floppy_controller(line: Line, argument: Argument) -> None:
     for letter in "AB":
         order = bag.take(f"bootindex{letter}")
         if order is not None:
-            line.floppy_boot[letter] = order
+            line.chipset.floppy_boot[letter] = order
     line.say_left(bag)
 
 
@@ -239,14 +226,14 @@ def _read_absent(line: Line) -> None:
     if not devices.all("memballoon"):
         devices.add("memballoon", {"model": "none"})
     usb = [c for c in devices.all("controller") if c.get("type") == "usb"]
-    if not usb and not line.usb_devices and not line.machine_usb:
+    if not usb and not line.buses.usb_devices and not line.chipset.usb:
         devices.add("controller", {"type": "usb", "index": "0", "model": "none"})
-    if line.root_bus:
+    if line.chipset.root_bus:
         root = "pcie-root" if line.board.is_q35 else "pci-root"
         controller = devices.add("controller", {"type": "pci", "index": "0", "model": root})
-        if "hole64" in line.root_bus:
+        if "hole64" in line.chipset.root_bus:
             put(controller, "pcihole64/@unit", "KiB")
-            put(controller, "pcihole64", line.root_bus["hole64"])
-        put(controller, "target/@hotplug", line.root_bus.get("hotplug"))
+            put(controller, "pcihole64", line.chipset.root_bus["hole64"])
+        put(controller, "target/@hotplug", line.chipset.root_bus.get("hotplug"))
     if line.board.is_x86 and not devices.all("video"):
         devices.append(Node("video", {}, children=[Node("model", {"type": "none"})]))

@@ -6,8 +6,10 @@ from qemushim.devices.graphics import VNC_BASE
 from qemushim.devices.graphics_spice import CHANNEL_OPTIONS
 from qemushim.devices.video import CARDS as VIDEO_CARDS
 from qemushim.document.node import Node
-from qemushim.fromargv.line import Argument, Line, put, yes_no
+from qemushim.fromargv.arguments import Argument
+from qemushim.fromargv.line import Line, put, yes_no
 from qemushim.fromargv.places import place, split_driver, virtio_settings
+from qemushim.fromargv.secrets import drop_credentials
 from qemushim.fromargv.sound import audio_reference
 from qemushim.fromargv.syntax import Bag, UnreadableError, key_value_pairs
 
@@ -91,7 +93,7 @@ def _vnc(line: Line, argument: Argument, bag: Bag) -> None:
         value = bag.take(key)
         if value is not None:
             if key == "tls-creds":
-                line.credentials(value)
+                drop_credentials(line, value)
             line.note("changed", f"-vnc {key}: {what} is set for the whole host in qemu.conf", argument)
     put(node, "@powerControl", yes_no(bag.switch("power-control")))
     audio_reference(line, bag, node)
@@ -103,7 +105,7 @@ def _vnc(line: Line, argument: Argument, bag: Bag) -> None:
 def _socket(line: Line, node: Node, path: str) -> None:
     """A UNIX socket; one below libvirt's own folder is one that libvirt makes up."""
     listen = node.add("listen", {"type": "socket"})
-    if not path.startswith(f"{line.lib}/"):
+    if not path.startswith(f"{line.host.paths.lib}/"):
         listen.set("socket", path)
 
 
@@ -344,6 +346,5 @@ def read_vga(line: Line) -> None:
             line.reasons[id(argument)] = f"-vga {kind}"
         return
     node.add("model", {"type": model})
-    line.wait_for_slot(node, rank=0)
+    line.buses.wait_for_slot(node, rank=0)
     line.devices.append(node)
-    line.first_video = node

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING
 
+from qemushim.fromargv.arguments import Argument
+from qemushim.fromargv.line import Line
 from qemushim.fromargv.syntax import UnreadableError, parse_number
 from qemushim.host import nominal_uuid
-
-if TYPE_CHECKING:
-    from qemushim.fromargv.line import Argument, Line
 
 #: ids of secrets that libvirt makes for itself
 MASTER_KEY = "masterKey0"
@@ -27,7 +25,7 @@ def secret_reference(line: Line, name: str | None, kind: str) -> dict[str, str]:
     """
     if not name:
         raise UnreadableError("a secret without a name")
-    argument = line.secret_object(name)
+    argument = _object(line, name)
     bag = line.use(argument)
     where = _where(argument)
     bag.drop("qom-type", "id", "data", "file", "keyid", "iv", "format")
@@ -50,9 +48,25 @@ def _where(argument: Argument) -> str:
     return f"it is in the clear in argument {argument.root.place.index} of the command"
 
 
+def _object(line: Line, name: str) -> Argument:
+    """A secret, which several devices may share.  Raises ``UnreadableError`` where there is none of that id."""
+    found = line.known("-object", name)
+    if found is None:
+        raise UnreadableError(f"there is no -object secret {name}")
+    return found
+
+
+def new_secret(line: Line, what: str, kind: str, *, known: bool) -> dict[str, str]:
+    """A reference to a secret that has no object: it is in a URL (``known``), or not there at all."""
+    uuid = nominal_uuid(f"secret {what}")
+    where = "is in the clear in the URL" if known else "is not on the command line"
+    line.note("secret", f"{what}: its password {where}; libvirt is to keep it as the {kind} secret {uuid}")
+    return {"uuid": uuid}
+
+
 def plain_secret(line: Line, name: str) -> str | None:
     """The text of a secret that is in the clear, ``None`` where it is encrypted or in a file."""
-    argument = line.secret_object(name)
+    argument = _object(line, name)
     bag = line.use(argument)
     text, encoded = bag.was("data"), bag.was("format") == "base64"
     encrypted = bag.was("keyid") is not None
@@ -88,10 +102,10 @@ def fd_group(line: Line, path: str) -> str:
         return ""
     fds = {
         argument.bag.was("fd")
-        for argument in line.arguments
-        if argument.flag == "-add-fd" and argument.bag.was("set") == path.removeprefix("/dev/fdset/")
+        for argument in line.every("-add-fd")
+        if argument.bag.was("set") == path.removeprefix("/dev/fdset/")
     }
-    for name, (numbers, _) in line.fd_groups.items():
+    for name, (numbers, _) in line.host.fd_groups.items():
         if {str(number) for number in numbers} == fds:
             return name
     return ""
@@ -103,11 +117,13 @@ def opened_file(line: Line, path: str, *, quiet: bool = False) -> str:
         return path
     number = path.removeprefix("/dev/fdset/")
     target = ""
-    for argument in line.arguments:
-        if argument.flag == "-add-fd" and argument.bag.was("set") == number:
+    for argument in line.every("-add-fd"):
+        if argument.bag.was("set") == number:
             argument.read = True
             try:
-                target = target or line.descriptors.get(parse_number(argument.bag.was("fd") or ""), "")
+                target = target or line.known_host.descriptors.get(
+                    parse_number(argument.bag.was("fd") or ""), ""
+                )
             except ValueError:
                 target = ""
     if not target and not quiet:

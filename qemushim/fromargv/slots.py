@@ -23,7 +23,7 @@ def place_rest(line: Line) -> None:
     _usb_controller(line)
     _scsi_controller(line)
     key = "i440fx" if board.is_i440fx else "q35" if board.is_q35 else "virt" if board.is_arm_virt else ""
-    waiting = [node for _, node in sorted(line.waiting, key=lambda pair: pair[0])]
+    waiting = [node for _, node in sorted(line.buses.waiting, key=lambda pair: pair[0])]
     if not key:
         # boards whose order is not known: libvirt chooses
         return
@@ -35,7 +35,7 @@ def place_rest(line: Line) -> None:
             taken.setdefault(bus, set()).add(slot)
     for node in waiting:
         _place(node, 0, None, taken, line)
-    for node, bus, many in line.unplaced:
+    for node, bus, many in line.buses.unplaced:
         _place(node, bus, many, taken, line)
 
 
@@ -64,7 +64,7 @@ def _place(node: Node, bus: int, many: bool | None, taken: dict[int, set[int]], 
 
 def _usb_controller(line: Line) -> None:
     """``-usb``: the controller of the chipset."""
-    if not line.machine_usb or any(c.get("type") == "usb" for c in line.devices.all("controller")):
+    if not line.chipset.usb or any(c.get("type") == "usb" for c in line.devices.all("controller")):
         return
     if line.board.is_i440fx:
         node = line.devices.add("controller", {"type": "usb", "index": "0", "model": "piix3-uhci"})
@@ -83,6 +83,6 @@ def _usb_controller(line: Line) -> None:
 
 def _scsi_controller(line: Line) -> None:
     """``if=scsi``: QEMU brings an LSI controller for each seven drives."""
-    if line.scsi_drives and not any(c.get("type") == "scsi" for c in line.devices.all("controller")):
+    if line.buses.scsi_drives and not any(c.get("type") == "scsi" for c in line.devices.all("controller")):
         node = line.devices.add("controller", {"type": "scsi", "index": "0", "model": "lsilogic"})
-        line.waiting.append((2, node))
+        line.buses.waiting.append((2, node))

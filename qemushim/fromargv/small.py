@@ -8,9 +8,11 @@ from __future__ import annotations
 from qemushim.devices.input import USB_INPUTS, VIRTIO_INPUTS
 from qemushim.devices.smartcard import DATABASE
 from qemushim.document.node import Node
+from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.chardevs import read_source
-from qemushim.fromargv.line import Argument, Line, put
+from qemushim.fromargv.line import Line, put
 from qemushim.fromargv.places import place, split_driver, usb_place, virtio_settings
+from qemushim.fromargv.secrets import opened_file
 from qemushim.fromargv.syntax import Bag, UnreadableError
 
 _USB = {driver: kind for kind, driver in USB_INPUTS.items()}
@@ -113,7 +115,7 @@ def read_balloon(line: Line, argument: Argument) -> None:
 def read_watchdog(line: Line, argument: Argument) -> None:
     bag = argument.bag
     model = bag.take("driver") or ""
-    node = Node("watchdog", {"model": model, "action": line.watchdog_action})
+    node = Node("watchdog", {"model": model, "action": line.chipset.watchdog_action})
     if model == "i6300esb":
         place(line, bag, node)
     line.finish(bag, node, argument)
@@ -121,16 +123,16 @@ def read_watchdog(line: Line, argument: Argument) -> None:
 
 def read_itco(line: Line) -> None:
     """The watchdog of the chipset, which q35 always has; libvirt knows whether it acts."""
-    if line.has_itco:
-        line.add(Node("watchdog", {"model": "itco", "action": line.watchdog_action}))
+    if line.chipset.has_itco:
+        line.add(Node("watchdog", {"model": "itco", "action": line.chipset.watchdog_action}))
 
 
 def read_legacy_watchdog(line: Line) -> None:
     for argument in line.all("-watchdog"):
         line.use(argument)
-        node = Node("watchdog", {"model": argument.text or "", "action": line.watchdog_action})
+        node = Node("watchdog", {"model": argument.text or "", "action": line.chipset.watchdog_action})
         if argument.text == "i6300esb":
-            line.unplaced.append((node, 0, None))
+            line.buses.unplaced.append((node, 0, None))
         line.add(node, argument)
 
 
@@ -170,8 +172,8 @@ def read_tpm(line: Line, argument: Argument) -> None:
     inner.drop("id")
     if kind == "passthrough":
         backend.set("type", "passthrough")
-        path = line.opened(inner.take("path") or "/dev/tpm0")
-        line.opened(inner.take("cancel-path") or "")
+        path = opened_file(line, inner.take("path") or "/dev/tpm0")
+        opened_file(line, inner.take("cancel-path") or "")
         backend.add("device", {"path": "/dev/tpm0" if path.startswith("/dev/fdset/") else path})
     elif kind == "emulator":
         chardev = line.find(("-chardev",), inner.take("chardev"))
@@ -193,7 +195,7 @@ def _emulator(line: Line, chardev: Argument, backend: Node) -> None:
     line.find(("-chardev",), chardev.id)
     read_source(line, chardev.id, found)
     path = found.value("source/@path") or ""
-    if found.get("type") == "unix" and not path.endswith("-swtpm.sock") and path != line.tpm_socket:
+    if found.get("type") == "unix" and not path.endswith("-swtpm.sock") and path != line.host.tpm_socket:
         backend.set("type", "external")
         backend.add("source", {"type": "unix", "mode": "connect", "path": path})
         return
@@ -391,7 +393,7 @@ def _virtiofs(line: Line, bag: Bag, node: Node) -> Argument:
     put(node, "driver/@queue", bag.take("queue-size"))
     if path.endswith("-fs.sock"):
         # libvirt starts virtiofsd itself; the directory is on that program's command line
-        directory = line.shared_directories.get(path)
+        directory = line.known_host.shared_directories.get(path)
         if directory is None:
             line.note(
                 "lost",
@@ -402,7 +404,7 @@ def _virtiofs(line: Line, bag: Bag, node: Node) -> Argument:
     else:
         node.add("source", {"socket": path})
     node.add("target", {"dir": bag.take("tag") or ""})
-    line.ensure_shared_memory = True
+    line.needs_shared_memory = True
     return chardev
 
 
@@ -458,5 +460,5 @@ def _virtfs(line: Line, argument: Argument, bag: Bag) -> None:
     if bag.pairs:
         raise UnreadableError(f"-virtfs: {', '.join(bag.keys)}")
     if line.board.has_pci and not line.board.is_ccw:
-        line.unplaced.append((node, 0, None))
+        line.buses.unplaced.append((node, 0, None))
     line.add(node, argument)

@@ -6,7 +6,8 @@ from functools import partial
 
 from qemushim.devices.audio import AUDIO_DRIVERS, AUDIO_NAMES, SOUND_CARDS
 from qemushim.document.node import Node
-from qemushim.fromargv.line import Argument, Line, put, yes_no
+from qemushim.fromargv.arguments import Argument
+from qemushim.fromargv.line import Line, put, yes_no
 from qemushim.fromargv.places import place, split_driver, usb_place, virtio_settings
 from qemushim.fromargv.syntax import Bag, UnreadableError, as_text
 
@@ -20,10 +21,10 @@ def audio_reference(line: Line, bag: Bag, node: Node) -> None:
     """``audiodev=``: which back end, where it is not the first."""
     name = bag.take("audiodev")
     if name is not None:
-        number = line.audio.get(name)
+        number = line.sound.numbers.get(name)
         if number is None:
             raise UnreadableError(f"there is no audiodev {name}")
-        if number != line.first_audio or node.get("type") == "dbus":
+        if number != line.sound.first or node.get("type") == "dbus":
             put(node, "audio/@id", number)
 
 
@@ -63,10 +64,10 @@ def _backend(line: Line, argument: Argument, bag: Bag, number: int) -> None:
     driver_name = line.environment.pop("SDL_AUDIODRIVER", None) if kind == "sdl" else None
     put(node, "@driver", driver_name)
     line.add(node, argument)
-    line.audio[argument.id] = str(number)
-    line.first_audio = line.first_audio or str(number)
+    line.sound.numbers[argument.id] = str(number)
+    line.sound.first = line.sound.first or str(number)
     if card is not None:
-        line.legacy_sound.append(card)
+        line.sound.cards.append(card)
 
 
 def _stream(bag: Bag, node: Node, prefix: str, tag: str) -> None:
@@ -118,11 +119,7 @@ def read_sound(line: Line, argument: Argument) -> None:
 def _codecs(line: Line, card: Argument, node: Node, used: list[Argument]) -> None:
     """The codecs on a card's own bus."""
     kinds: list[str] = []
-    cards = [
-        a
-        for a in line.arguments
-        if a.flag == "-device" and a.bag.was("driver") in ("intel-hda", "ich9-intel-hda")
-    ]
+    cards = [a for a in line.every("-device") if a.bag.was("driver") in ("intel-hda", "ich9-intel-hda")]
     for argument in line.all("-device"):
         bag = argument.bag
         driver = bag.peek("driver") or ""
@@ -148,11 +145,11 @@ def _codecs(line: Line, card: Argument, node: Node, used: list[Argument]) -> Non
 
 def read_speaker(line: Line) -> None:
     """The PC speaker: a property of the machine."""
-    if line.speaker is None:
+    if line.chipset.speaker is None:
         return
     node = Node("sound", {"model": "pcspk"})
-    number = line.audio.get(line.speaker)
-    if number is not None and number != line.first_audio:
+    number = line.sound.numbers.get(line.chipset.speaker)
+    if number is not None and number != line.sound.first:
         put(node, "audio/@id", number)
     line.add(node)
 
@@ -161,8 +158,8 @@ def read_soundhw(line: Line) -> None:
     """``-soundhw``, and ``model=`` of ``-audio``."""
     for argument in line.all("-soundhw"):
         line.use(argument)
-        line.legacy_sound += (argument.text or "").split(",")
-    for name in line.legacy_sound:
+        line.sound.cards += (argument.text or "").split(",")
+    for name in line.sound.cards:
         if name == "pcspk":
             line.add(Node("sound", {"model": "pcspk"}))
             continue
@@ -172,5 +169,5 @@ def read_soundhw(line: Line) -> None:
             continue
         node = Node("sound", {"model": model})
         if model != "sb16":
-            line.unplaced.append((node, 0, None))
+            line.buses.unplaced.append((node, 0, None))
         line.add(node)

@@ -12,7 +12,14 @@ from qemushim.devices.block_secrets import MANAGED_HELPER
 from qemushim.devices.storage import PORTS
 from qemushim.document.node import Node
 from qemushim.fromargv.line import Line, put, yes_no
-from qemushim.fromargv.secrets import fd_group
+from qemushim.fromargv.secrets import (
+    drop_credentials,
+    fd_group,
+    new_secret,
+    opened_file,
+    plain_secret,
+    secret_reference,
+)
 from qemushim.fromargv.syntax import Bag, UnreadableError, json_pairs
 
 Found = tuple[str, Node]
@@ -37,7 +44,7 @@ def _device(line: Line, bag: Bag) -> Found:
 def _local(line: Line, bag: Bag, attribute: str) -> Node:
     path = bag.take("filename") or ""
     group = fd_group(line, path)
-    source = Node("source", {attribute: line.opened(path, quiet=bool(group))})
+    source = Node("source", {attribute: opened_file(line, path, quiet=bool(group))})
     if group:
         source.set("fdgroup", group)
     helper = bag.take("pr-manager")
@@ -83,7 +90,7 @@ def host_address(text: str) -> Node:
 
 
 def _vdpa(line: Line, bag: Bag) -> Found:
-    return "vhostvdpa", Node("source", {"dev": line.opened(bag.take("path") or "")})
+    return "vhostvdpa", Node("source", {"dev": opened_file(line, bag.take("path") or "")})
 
 
 # -- servers ----------------------------------------------------------------------------------------
@@ -131,7 +138,7 @@ def _credentials(line: Line, bag: Bag, source: Node) -> None:
     credentials = bag.take("tls-creds")
     source.set("tls", "yes" if credentials is not None else "no") if credentials or line.says_tls else None
     if credentials is not None:
-        line.credentials(credentials)
+        drop_credentials(line, credentials)
 
 
 def _rbd(line: Line, bag: Bag) -> Found:
@@ -143,7 +150,7 @@ def _rbd(line: Line, bag: Bag) -> Found:
     bag.below("auth-client-required")
     if user is not None or secret is not None:
         auth = source.add("auth", {"username": user or "admin"})
-        auth.add("secret", {"type": "ceph", **line.secret(secret, "ceph")})
+        auth.add("secret", {"type": "ceph", **secret_reference(line, secret, "ceph")})
     layers: list[str] = []
     prefix = "encrypt"
     kind = ""
@@ -154,7 +161,7 @@ def _rbd(line: Line, bag: Bag) -> Found:
     if layers:
         encryption = source.add("encryption", {"format": kind, "engine": "librbd"})
         for layer in layers:
-            encryption.add("secret", {"type": "passphrase", **line.secret(layer, "volume")})
+            encryption.add("secret", {"type": "passphrase", **secret_reference(line, layer, "volume")})
     return "network", source
 
 
@@ -168,7 +175,7 @@ def _iscsi(line: Line, bag: Bag) -> Found:
     user, secret = bag.take("user"), bag.take("password-secret")
     if user is not None:
         auth = source.add("auth", {"username": user})
-        auth.add("secret", {"type": "iscsi", **line.secret(secret, "iscsi")})
+        auth.add("secret", {"type": "iscsi", **secret_reference(line, secret, "iscsi")})
     return "network", source
 
 
@@ -193,13 +200,13 @@ def _curl(line: Line, bag: Bag) -> Found:
     user, secret = bag.take("username"), bag.take("password-secret")
     if user is not None:
         auth = source.add("auth", {"username": user})
-        auth.add("secret", {"type": "iscsi", **line.secret(secret, "iscsi")})
+        auth.add("secret", {"type": "iscsi", **secret_reference(line, secret, "iscsi")})
     return kind, source
 
 
 def _cookies(line: Line, name: str, source: Node) -> None:
     """Cookies are a secret, which may stand there in plain text (base64)."""
-    text = line.plain_secret(name)
+    text = plain_secret(line, name)
     if text is None:
         line.note("secret", f"the HTTP cookies ({name}) are encrypted: add them as <cookies>")
         return
@@ -279,7 +286,7 @@ def read_url(line: Line, text: str) -> Found:
 
 
 def _from_path(line: Line, path: str) -> Found:
-    path = line.opened(path)
+    path = opened_file(line, path)
     if path.startswith("/dev/") and not path.startswith(("/dev/shm/", "/dev/fdset/")):
         return "block", Node("source", {"dev": path})
     return "file", Node("source", {"file": path})
@@ -338,7 +345,8 @@ def _old_rbd(line: Line, rest: str) -> Node:
     if user is not None:
         auth = source.add("auth", {"username": user})
         auth.add(
-            "secret", {"type": "ceph", **line.new_secret(f"rbd {name} {user}", "ceph", known=key is not None)}
+            "secret",
+            {"type": "ceph", **new_secret(line, f"rbd {name} {user}", "ceph", known=key is not None)},
         )
     if settings:
         raise UnreadableError(f"rbd: {', '.join(settings)}")
@@ -374,6 +382,6 @@ def _from_url(line: Line, text: str, scheme: str) -> Node:
         known = bool(password or url.password)
         auth.add(
             "secret",
-            {"type": kind, **line.new_secret(f"{protocol} {user}@{url.hostname}", kind, known=known)},
+            {"type": kind, **new_secret(line, f"{protocol} {user}@{url.hostname}", kind, known=known)},
         )
     return source

@@ -14,7 +14,7 @@ from qemushim.fromargv.syntax import Place
 
 #: what is longer was not typed, and no kernel starts it (Linux takes 128 KiB a word, and 2 MiB in all)
 MAX_BYTES = 4 << 20
-MAX_WORDS = 100_000
+MAX_WORDS = 20_000
 
 #: words that end the command: what follows is another one
 _ENDS = frozenset({"|", "||", "&&", ";", "&"})
