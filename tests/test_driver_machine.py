@@ -123,6 +123,35 @@ def test_every_kind_of_address_is_where_it_was_planned(home: Path, host: Host, t
         assert channel in sockets_below(tmp_path)
 
 
+def test_every_kind_of_address_of_the_older_machine(home: Path, host: Host, tmp_path: Path) -> None:
+    """Before and after the firmware has numbered the buses; what is on an expander is behind a bridge of its name."""
+    devices = "".join(
+        (
+            booting(tmp_path)
+            + disk(image(tmp_path / "b"), "hda", "ide")
+            + disk(image(tmp_path / "c"), "sda", "sata"),
+            "<disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk>",
+            "<disk type='file' device='cdrom'><target dev='hdc' bus='ide'/></disk>",
+            "<controller type='sata'/><controller type='scsi' model='lsilogic'/>",
+            disk(image(tmp_path / "d"), "sdb", "scsi") + disk(image(tmp_path / "e"), "sdc", "usb"),
+            "<hub type='usb'/><input type='tablet' bus='usb'/><input type='mouse' bus='usb'/>",
+            "<smartcard mode='passthrough' type='tcp'><source mode='bind' host='127.0.0.1' service='0'/></smartcard>",
+            "<serial type='pty'><address type='isa' iobase='0x2f8' irq='3'/></serial>",
+            "<controller type='pci' index='1' model='pci-bridge'/>",
+            "<controller type='pci' index='2' model='pci-expander-bus'><target busNr='254'/></controller>",
+            "<rng model='virtio'><backend model='random'>/dev/urandom</backend>"
+            "<address type='pci' bus='0x01' slot='0x07'/></rng>",
+            card(1).replace("</interface>", "<address type='pci' bus='0x02' slot='0x01'/></interface>"),
+        )
+    )
+    with Machine.start(guest("older", devices), home=home, host=host) as machine:
+        assert machine.differences == []
+        assert set(machine.checked) == {"ccid", "drive", "isa", "pci", "query-pci", "usb"}
+        assert eventually(
+            lambda: machine.verify() == [] and machine.checked["query-pci"] == machine.checked["pci"]
+        )
+
+
 def test_monitor_listens_on_a_descriptor_that_is_passed(home: Path, host: Host) -> None:
     with Machine.start(guest("passed"), home=home, host=host, paused=True) as machine:
         running = machine.running

@@ -250,7 +250,9 @@ def test_last_words(folder: Folder) -> None:
     folder.log_path.write_text("# first run\nold\n# second run\none\n\ntwo\nthree\n")
     assert folder.last_words(2) == ["two", "three"]
     assert folder.last_words(9) == ["one", "two", "three"]
-    folder.log_path.write_text("# first run\nold\n# second run\n")
+    folder.log_path.write_text(
+        "# first run\nold\n# second run\nchar device redirected to /dev/pts/1 (label a)\n"
+    )
     assert folder.last_words() == []
 
 
@@ -262,8 +264,10 @@ def test_end_of_a_run(folder: Folder, tmp_path: Path) -> None:
     folder.forget_run([str(made), str(tmp_path / "nothing")])
     assert files(folder) == {"definition.xml"}
     assert not made.exists()
+    (folder.path.with_name(".gone-web") / "half").mkdir(parents=True)
+    assert guest_names(tmp_path) == ["web"]
     folder.remove()
-    assert not folder.path.exists()
+    assert [*folder.path.parent.iterdir()] == []
 
 
 def test_folder_that_can_not_be_made(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ PATIENCE = 30.0
 _NEW = ".new"
 #: bytes that a name in a file system has at most, less what is put behind it
 _LONGEST = 200
+#: what begins the name of a folder that is being removed; no guest's begins with a dot
+_GONE = ".gone-"
+#: what QEMU says of every terminal, and what is told better elsewhere
+_CHATTER = "char device redirected to "
 #: bytes that are set aside for how a guest ended, so that a full disk can not keep it from being told
 END_BYTES = 512
 
@@ -238,9 +242,12 @@ class Folder:
         shutil.rmtree(self.run_path, ignore_errors=True)
 
     def remove(self) -> None:
-        """Everything of the guest goes, its log included."""
+        """Everything of the guest goes, its log included; whoever is killed on the way leaves no half of it."""
+        gone = self.path.with_name(f"{_GONE}{self.path.name}")
         with storing(self.path):
-            shutil.rmtree(self.path)
+            shutil.rmtree(gone, ignore_errors=True)
+            os.rename(self.path, gone)
+            shutil.rmtree(gone)
 
     # -- how it ended ------------------------------------------------------------------------------------------------
 
@@ -275,7 +282,7 @@ class Folder:
             return []
         every = text.splitlines()
         start = next((at for at in range(len(every), 0, -1) if every[at - 1].startswith("#")), 0)
-        return [line for line in every[start:] if line.strip()][-lines:]
+        return [line for line in every[start:] if line.strip() and not line.startswith(_CHATTER)][-lines:]
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -306,6 +313,8 @@ def guest_names(home: Path) -> list[str]:
         raise DriverError(f"cannot read '{home}': {problem.strerror}") from problem
     names = []
     for entry in entries:
+        if entry.name.startswith("."):
+            continue
         if (Path(entry) / "name").is_file():
             names.append((Path(entry) / "name").read_text())
         elif entry.is_dir():

@@ -16,17 +16,19 @@ from qemushim.devices.base import Device
 from qemushim.devices.placement import address_properties, pci_bus_name
 from qemushim.driver.pciinfo import PciRecord
 from qemushim.errors import MonitorError
-from qemushim.hotplug.plan import NOT_FOUND
 from qemushim.machine.domain import Domain
 
 #: where QEMU keeps the devices that have an id
 PERIPHERAL = "/machine/peripheral"
 #: what of an address is asked of a device, and answered in the same terms
 _ASKED = frozenset(
-    {"addr", "bus", "channel", "devno", "iobase", "lun", "nr", "port", "reg", "scsi-id", "slot", "unit"}
+    (
+        *("addr", "bus", "channel", "devno", "iobase", "irq", "lun", "nr", "port", "reg", "scsi-id", "slot"),
+        "unit",
+    )
 )
-#: PCI controllers whose bus is a root of its own
-_EXPANDERS = ("pci-expander-bus", "pcie-expander-bus")
+#: PCI controllers that give a root bus: one with a bridge of the same name on it, where its devices sit, one without
+_EXPANDER, _PCIE_EXPANDER = "pci-expander-bus", "pcie-expander-bus"
 
 
 class Asked(Protocol):
@@ -75,15 +77,15 @@ def verify(monitor: Asked, b: Build) -> Verdict:
         if device.alias not in verdict.devices:
             continue
         kind = device.address_type
-        expected = {k: v for k, v in address_properties(device, b).items() if k in _ASKED and v is not None}
+        expected = _expected(device, b)
         if not expected:
             continue
         try:
             actual = {name: _ask(monitor, device.alias, name) for name in expected}
         except MonitorError as problem:
-            if problem.kind != NOT_FOUND:
+            if not problem.kind:
                 raise
-            continue  # the guest has let go of it just now
+            continue  # the guest has let go of it just now, or it is of a kind that does not tell
         if kind == "pci":
             expected["addr"] = _place(_number(str(expected["addr"])))
             actual["addr"] = _place(actual["addr"])
@@ -95,6 +97,18 @@ def verify(monitor: Asked, b: Build) -> Verdict:
     _complete_memory(monitor, b.domain)
     verdict.differences += _by_query_pci(monitor, b, verdict)
     return verdict
+
+
+def _expected(device: Device, b: Build) -> dict[str, Any]:
+    """What QEMU is to say of the device; nothing where it has no address that QEMU tells of."""
+    if device.address_type == "ccid" and device.address is not None:
+        # not said on the command line: there is one slot, of one reader
+        readers = (c for c in b.domain.lists["controller"] if c.node.get("type") == "ccid")
+        wanted = device.address.controller
+        alias = next((c.alias for c in readers if int(c.node.get("index") or 0) == wanted), "")
+        return {"bus": f"{alias}.0", "slot": device.address.ccid_slot}
+    told = address_properties(device, b).items()
+    return {name: value for name, value in told if name in _ASKED and value is not None}
 
 
 def _ask(monitor: Asked, alias: str, name: str) -> Any:
@@ -190,9 +204,11 @@ def _by_query_pci(monitor: Asked, b: Build, verdict: Verdict) -> Iterator[Mispla
         address = device.address.pci if device is not None and device.address is not None else None
         if address is None:
             continue
+        if device is not None and device.node.get("model") == _EXPANDER and card.bus:
+            continue  # the bridge below it
         verdict.checked["query-pci"] += 1
         bridge = bridges.get(address.bus)
-        is_root = bridge is None or address.bus == 0 or bridge.node.get("model") in _EXPANDERS
+        is_root = bridge is None or address.bus == 0 or bridge.node.get("model") == _PCIE_EXPANDER
         expected = (
             "" if is_root or bridge is None else bridge.alias,
             address.slot,
