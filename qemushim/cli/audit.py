@@ -10,9 +10,17 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from qemushim.cli.common import add_format, as_json, complain, printable, schema_of
+from qemushim.cli.common import (
+    add_format,
+    as_json,
+    check_writable,
+    complain,
+    printable,
+    schema_of,
+    write_file,
+)
 from qemushim.cli.compare import EXIT, STYLES
-from qemushim.cli.documents import documents
+from qemushim.cli.documents import documents, how_many
 from qemushim.cli.progress import asking
 from qemushim.compare.audit import ORDER
 from qemushim.compare.verdict import Verdict
@@ -68,28 +76,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from qemushim.cli import REFUSED
-    from qemushim.compare.audit import Task, audit, report_data
+    from qemushim.compare.audit import Task, audit_each, counts
 
     if options.jobs is not None and options.jobs < 1:
         options.usage_error("--jobs takes a number from 1")
     _check_emulators(options)
-    tasks = [
+    if options.html is not None:
+        check_writable(options.html)
+    # one guest after the other is read, compared and told of: there may be very many
+    tasks = (
         Task(name, text, options.qemu, options.old, options.arch)
         for place in options.places
         for name, text in documents(place)
-    ]
-    if not tasks:
+    )
+    data = options.format == "json"
+    findings: list[Finding] = []
+    with asking(sum(map(how_many, options.places)), "comparing guests") as done:
+        for finding in audit_each(tasks, workers=options.jobs):
+            if data:
+                _write_item(finding, first=not findings)
+            # the parts that are the same are most of a finding
+            findings.append(finding.slim())
+            done(finding.file)
+    if not findings:
         complain(ConfigError(f"no domain document in {', '.join(options.places)}"))
         return REFUSED
-    with asking(len(tasks), "comparing guests") as done:
-        findings = audit(tasks, workers=options.jobs, done=lambda finding: done(finding.file))
     if options.html is not None:
         _write_page(findings, options)
-    if options.format == "json":
-        print(as_json(report_data(findings)))
+    if data:
+        sys.stdout.write(f'\n],\n"counts": {as_json(counts(findings))}\n}}\n')
     else:
         show(findings)
     return next(exit_code for verdict, exit_code in _EXIT if any(f.verdict is verdict for f in findings))
+
+
+def _write_item(finding: Finding, *, first: bool) -> None:
+    start = '{\n"guests": [\n' if first else ",\n"
+    sys.stdout.write(f"{start}{as_json(finding.data())}")
 
 
 def _check_emulators(options: argparse.Namespace) -> None:
@@ -113,11 +136,7 @@ def _write_page(findings: list[Finding], options: argparse.Namespace) -> None:
     from qemushim.compare.page import page
 
     title = f"{', '.join(options.places)} on QEMU {options.qemu}"
-    try:
-        with open(options.html, "w", encoding="utf-8") as file:
-            file.write(page(findings, title))
-    except OSError as problem:
-        raise ConfigError(f"cannot write the report: {problem.strerror}", file=options.html) from None
+    write_file(options.html, page(findings, title), "the report")
 
 
 def show(findings: list[Finding]) -> None:

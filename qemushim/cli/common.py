@@ -203,6 +203,44 @@ def read_bytes(path: str) -> tuple[str, bytes]:
     return name, data
 
 
+def write_file(path: str, text: str, what: str) -> None:
+    """Write a file in one step: it is never half there, and keeps its rights.  Raises ``ConfigError``."""
+    import tempfile
+
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        # a pipe, a terminal
+        with open(target, "w", encoding="utf-8") as file:
+            file.write(text)
+        return
+    name = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=os.path.dirname(target), prefix=".qemushim-", delete=False
+        ) as temporary:
+            name = temporary.name
+            temporary.write(text)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, os.stat(target).st_mode & 0o7777 if os.path.exists(target) else 0o666 & ~umask)
+        os.replace(name, target)
+    except OSError as problem:
+        if name and os.path.exists(name):
+            os.unlink(name)
+        raise ConfigError(f"cannot write {what}: {problem.strerror}", file=path) from None
+
+
+def check_writable(path: str) -> None:
+    """Tell before a long work that its result can not be written.  Raises ``ConfigError``."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise ConfigError("cannot write the report: No such file or directory", file=path)
+    if not os.access(folder, os.W_OK):
+        raise ConfigError("cannot write the report: Permission denied", file=path)
+
+
 def read_document(path: str) -> Guest:
     """The guest of a file (``-``: standard input).  Raises ``ConfigError`` where it can not be read or is none."""
     from qemushim.guest import Guest

@@ -6,9 +6,7 @@ below <devices>; with --apply they are written into FILE, whose layout and comme
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 
 from qemushim.cli.common import (
@@ -23,8 +21,8 @@ from qemushim.cli.common import (
     printable,
     read_document,
     schema_of,
+    write_file,
 )
-from qemushim.errors import ConfigError
 from qemushim.inspect.slots import BY_NAME, MOST, SORTS, Count, Plan, counts, counts_data, plan, plan_data
 
 EPILOG = f"""\
@@ -107,7 +105,7 @@ def _table(found: list[Count]) -> Iterator[str]:
 
 
 def _apply(path: str, made: Plan) -> None:
-    """Write the document with the controllers in it, in one step, so that it is never half there."""
+    """Write the document with the controllers in it."""
     text = made.guest.to_xml("keep")
     if path == "-":
         sys.stdout.write(text)
@@ -115,17 +113,7 @@ def _apply(path: str, made: Plan) -> None:
     if not made.add:
         note("nothing is needed: there is room for them already")
         return
-    target = os.path.realpath(path)
-    try:
-        mode = os.stat(target).st_mode & 0o7777
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=os.path.dirname(target), prefix=".qemushim-", delete=False
-        ) as file:
-            file.write(text)
-        os.chmod(file.name, mode)
-        os.replace(file.name, target)
-    except OSError as problem:
-        raise ConfigError(f"cannot write the document: {problem.strerror}", file=path) from None
+    write_file(path, text, "the document")
     note(
         f"{len(made.add)} controllers added to {path}"
         if len(made.add) > 1

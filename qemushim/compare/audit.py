@@ -6,9 +6,10 @@ the new one, as ``sides.upgrade`` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qemushim import batch
@@ -53,6 +54,12 @@ class Finding:
     comparison: Comparison | None = None
     #: why there is nothing to compare: the document is refused by the old QEMU already, or a QEMU is not known
     problem: str = ""
+
+    def slim(self) -> Finding:
+        """The same without the parts that are as they were: what a table or a page tells."""
+        if self.comparison is None:
+            return self
+        return replace(self, comparison=replace(self.comparison, lines=self.comparison.different))
 
     @property
     def verdict(self) -> Verdict | None:
@@ -136,6 +143,13 @@ def audit(
     return batch.map(examine, tasks, executor=executor, workers=workers, done=done)
 
 
+def audit_each(
+    tasks: Iterable[Task], *, executor: Executor | None = None, workers: int | None = None
+) -> Generator[Finding, None, None]:
+    """The same of a stream of guests, one after the other: memory does not grow with their number (``batch.each``)."""
+    return batch.each(examine, tasks, executor=executor, workers=workers)
+
+
 def word(verdict: Verdict | None) -> str:
     """The name in data; ``unknown`` of what was not compared."""
     return "unknown" if verdict is None else verdict.word
@@ -143,8 +157,13 @@ def word(verdict: Verdict | None) -> str:
 
 def report_data(findings: list[Finding]) -> dict[str, Any]:
     """The schema of ``qemushim audit --json`` (docs/audit.md)."""
-    counts = {word(verdict): sum(f.verdict is verdict for f in findings) for verdict in ORDER}
-    return {"counts": counts, "guests": [finding.data() for finding in findings]}
+    return {"counts": counts(findings), "guests": [finding.data() for finding in findings]}
 
 
-__all__ = ["ORDER", "Finding", "Task", "audit", "examine", "report_data", "word"]
+def counts(findings: Iterable[Finding]) -> dict[str, int]:
+    """How many guests have each verdict, worst first."""
+    found = Counter(finding.verdict for finding in findings)
+    return {word(verdict): found[verdict] for verdict in ORDER}
+
+
+__all__ = ["ORDER", "Finding", "Task", "audit", "audit_each", "counts", "examine", "report_data", "word"]
