@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from qemushim.guest import Guest
     from qemushim.host import Host
 
+EPILOG = """\
+examples:
+  qemushim argv web.xml                           for the newest QEMU known, ready to paste
+  qemushim argv web.xml --qemu 6.2                for an older one
+  virsh dumpxml web | qemushim argv - --json      from a pipe, as data
+  qemushim argv web.xml --standalone > start.sh   to start it without libvirt
+
+exit codes: 0, 1 where the guest is refused, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_document(parser)

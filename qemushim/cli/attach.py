@@ -9,6 +9,14 @@ import argparse
 
 from qemushim.cli.guests import add_documents, add_guest, add_secrets, device_text, opened, read_secrets, tell
 
+EPILOG = """\
+examples:
+  qemushim attach web disk.xml                  a file with a device
+  qemushim attach web "<interface type='user'><model type='virtio'/></interface>"
+  qemushim attach web - --config < disk.xml     for the next start
+
+exit codes: 0, 1 where it is refused, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)

@@ -46,7 +46,6 @@ _HEADINGS = ("VERDICT", "GUEST", "MACHINE TYPE", "QEMU", "WHAT")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     parser.add_argument(
         "places", metavar="DIR|FILE|URI", nargs="+", help="where the domain documents are"
     ).complete = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # type: ignore[attr-defined]

@@ -14,6 +14,15 @@ from qemushim.emulator.model import Emulator
 from qemushim.errors import EmulatorError
 from qemushim.host import Host
 
+EPILOG = """\
+examples:
+  qemushim capabilities                                  of the QEMUs of this machine
+  qemushim capabilities --qemu 10.0 --qemu 8.2-aarch64   of others
+
+What is printed is libvirt's XML (https://libvirt.org/formatcaps.html).
+
+exit codes: 0, 1 where a QEMU does not answer, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -27,6 +27,14 @@ from qemushim.cli.common import (
 )
 from qemushim.errors import ShimError
 
+EPILOG = """\
+examples:
+  qemushim check guests/*.xml                       before they are defined
+  qemushim check web.xml --qemu 6.2                 what an older QEMU minds
+  qemushim check web.xml --json | jq '.documents[].problems[].message'
+
+exit codes: 0 where all are right, 1 where one is refused, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -30,6 +30,7 @@ def run(name: str, module: ModuleType, words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"qemushim {name}",
         description=module.__doc__ or SUBCOMMANDS[name][1],
+        epilog=module.EPILOG,
         formatter_class=help_formatter,
     )
     module.add_arguments(parser)

@@ -38,7 +38,6 @@ STYLES = {Verdict.SAME: "dim", Verdict.INVISIBLE: "cyan", Verdict.VISIBLE: "yell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     files = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
     parser.add_argument(
         "old", metavar="OLD", help="a domain document, or - for standard input"

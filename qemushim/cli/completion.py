@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import argparse
 
+EPILOG = """\
+examples:
+  source <(qemushim completion bash)            for this shell
+
+exit codes: 0, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))

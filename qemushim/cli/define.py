@@ -19,6 +19,14 @@ from qemushim.cli.common import (
     schema_of,
 )
 
+EPILOG = """\
+examples:
+  qemushim define web.xml > defined.xml             give every device an address, for ever
+  qemushim define web.xml --style keep              only add to what you wrote
+  qemushim define old.xml --existing --qemu 10.0    a guest that exists, with the defaults of its time
+
+exit codes: 0, 1 where the guest is refused, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_document(parser)

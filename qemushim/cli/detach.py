@@ -9,6 +9,14 @@ import argparse
 from qemushim.cli.common import printable
 from qemushim.cli.guests import add_documents, add_guest, device_name, opened, tell
 
+EPILOG = """\
+examples:
+  qemushim detach web vdb                       by target
+  qemushim detach web 52:54:00:0a:03:10         by MAC address
+  qemushim detach web ua-scratch --live         by alias, until it stops
+
+exit codes: 0, 1 where it is refused or the guest does not let go, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)

@@ -12,6 +12,15 @@ from qemushim.cli.progress import asking
 from qemushim.errors import error
 from qemushim.host import Host
 
+EPILOG = """\
+examples:
+  qemushim domcapabilities                               of the newest QEMU known
+  qemushim domcapabilities --qemu 6.2 --machine q35 --virttype kvm
+
+What is printed is libvirt's XML (https://libvirt.org/formatdomaincaps.html).
+
+exit codes: 0, 1 where there is no such QEMU or machine, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_emulator(parser)

@@ -7,6 +7,14 @@ import argparse
 from qemushim.cli.common import add_format, as_json, schema_of
 from qemushim.emulator.bundled import available
 
+EPILOG = """\
+examples:
+  qemushim emulators                                all of them
+  qemushim emulators --arch s390x
+  qemushim emulators --json | jq -r '.[].name'
+
+exit codes: 0, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", metavar="ARCH", help="only those of this architecture")

@@ -52,7 +52,6 @@ _SHOWN = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     add_document(parser)
     parser.add_argument(
         "pattern", metavar="PATTERN", nargs="?", help="only arguments whose text, element or alias has this"

@@ -7,6 +7,12 @@ import argparse
 from qemushim.cli.common import printable
 from qemushim.cli.guests import add_guest, opened
 
+EPILOG = """\
+examples:
+  qemushim forget web
+
+exit codes: 0, 1 where there is no such guest or it runs, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)

@@ -11,7 +11,17 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from qemushim.cli.common import add_host, as_json, complain, note, printable, problem_data, read_bytes
+from qemushim.cli.common import (
+    add_format,
+    add_host,
+    as_json,
+    complain,
+    note,
+    printable,
+    problem_data,
+    read_bytes,
+    schema_of,
+)
 from qemushim.errors import ConfigError, ShimError
 
 if TYPE_CHECKING:
@@ -32,7 +42,6 @@ exit codes: 0, 1 where the text is no command of QEMU's or libvirt would refuse 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     parser.usage = (
         "qemushim from-argv [options] COMMAND | FILE | - | -- WORD… or qemushim from-argv [options] --pid PID"
     )
@@ -51,12 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the newest)",
     )
     add_host(parser)
-    parser.add_argument(
-        "--format",
-        choices=("xml", "json"),
-        default="xml",
-        help="xml: the document, notes on standard error (default); json: all as data (its schema is in "
-        "docs/from-argv.md)",
+    add_format(
+        parser,
+        ("xml", "json"),
+        f"xml: the document, notes on standard error (default); {schema_of('from-argv')}",
     )
     parser.add_argument("--quiet", action="store_true", help="no notes on standard error")
     parser.set_defaults(usage_error=parser.error)

@@ -14,6 +14,13 @@ from qemushim.errors import ShimError
 if TYPE_CHECKING:
     from qemushim.driver.machine import Status
 
+EPILOG = """\
+examples:
+  qemushim list                                 all of them
+  qemushim list --running --json | jq -r '.[].name'
+
+exit codes: 0, 1 where the state of one can not be read, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--running", action="store_true", help="only those that run")

@@ -8,6 +8,13 @@ import sys
 from qemushim.cli.guests import add_guest, opened
 from qemushim.errors import DriverError
 
+EPILOG = """\
+examples:
+  qemushim log web
+  qemushim log web | grep -v '^#'               without the command lines
+
+exit codes: 0, 1 where there is no such guest, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)

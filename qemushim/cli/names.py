@@ -41,7 +41,6 @@ _CHANGED = ("renamed", "gone")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     add_document(parser)
     parser.add_argument("new", metavar="NEW", nargs="?", help="the document after a change").complete = {  # type: ignore[attr-defined]
         "bash": "_shtab_compgen_files",

@@ -28,7 +28,6 @@ exit codes: 0 planned or defined, 1 refused, 2 wrong usage"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     add_document(parser)
     parser.add_argument(
         "--connect",

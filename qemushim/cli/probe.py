@@ -14,6 +14,14 @@ from qemushim.cli.progress import asking
 from qemushim.emulator.model import Emulator
 from qemushim.errors import EmulatorError
 
+EPILOG = """\
+examples:
+  qemushim probe                                         every QEMU of this machine
+  qemushim probe /usr/bin/qemu-system-x86_64 --save my.snapshot
+  qemushim probe 10.0 --json | jq -r '.[].accelerators[].machines[].name'
+
+exit codes: 0, 1 where one does not answer, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 #: seconds that a guest has to shut down
 SHUTDOWN = 60
 
+EPILOG = """\
+examples:
+  qemushim run web.xml                          until Ctrl-C
+  qemushim run web.xml --detach                 and come back
+  qemushim run web --paused --detach            a guest that was run before, by its name
+
+exit codes: 0 the guest has ended or runs by itself, 1 refused, 2 wrong usage, 130 after Ctrl-C"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

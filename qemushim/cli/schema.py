@@ -16,7 +16,6 @@ exit codes: 0, 2 for wrong usage"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     parser.add_argument("name", metavar="NAME", nargs="?", choices=schemas.names(), help="which schema")
 
 

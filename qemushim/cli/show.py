@@ -7,6 +7,14 @@ import sys
 
 from qemushim.cli.guests import add_guest, opened
 
+EPILOG = """\
+examples:
+  qemushim show web                             as it runs
+  qemushim show web --config > web.xml          as it will start
+  qemushim show web --verify                    are the devices where they should be?
+
+exit codes: 0, 1 where there is no such guest, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)

@@ -23,7 +23,18 @@ from qemushim.cli.common import (
     schema_of,
     write_file,
 )
-from qemushim.inspect.slots import BY_NAME, MOST, SORTS, Count, Plan, counts, counts_data, plan, plan_data
+from qemushim.inspect.slots import (
+    BY_NAME,
+    MOST,
+    SORTS,
+    Count,
+    Plan,
+    counts,
+    counts_data,
+    plan,
+    plan_cold,
+    plan_data,
+)
 
 EPILOG = f"""\
 kinds: {", ".join(sort.name for sort in SORTS)}
@@ -37,7 +48,6 @@ exit codes: 0, 1 where no controller makes enough room (or the guest is refused)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     add_document(parser)
     parser.add_argument(
         "--want",
@@ -46,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="N more of a kind shall be pluggable while the guest runs; may be given several times",
+    )
+    parser.add_argument(
+        "--cold", action="store_true", help="with --want: at the next start is enough; say whether they fit"
     )
     parser.add_argument(
         "--apply", action="store_true", help="write what --want needs into FILE (-: to stdout)"
@@ -60,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
     wanted = list(_wanted(options))
     if options.apply and not wanted:
         options.usage_error("--apply needs --want")
+    if options.cold and not wanted:
+        options.usage_error("--cold needs --want")
     if options.apply and options.format == "json":
         options.usage_error("--apply and --json do not go together")
     guest = read_document(options.file)
@@ -70,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         lines = [as_json(counts_data(found))] if options.format == "json" else _table(found)
         print("\n".join(lines))
         return 0
-    made = plan(guest, wanted, emulator, host)
+    made = (plan_cold if options.cold else plan)(guest, wanted, emulator, host)
     if options.apply:
         _apply(options.file, made)
     elif options.format == "json":

@@ -10,6 +10,14 @@ from qemushim.cli.common import printable
 from qemushim.cli.guests import add_guest, opened, tell
 from qemushim.cli.run import SHUTDOWN
 
+EPILOG = """\
+examples:
+  qemushim stop web                             as its power button does
+  qemushim stop web --timeout 10                and after ten seconds without asking
+  qemushim stop web --force                     at once
+
+exit codes: 0, 1 where there is no such guest, 2 for wrong usage"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)

@@ -44,7 +44,6 @@ _COLOURS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
     add_document(parser)
     add_format(
         parser,

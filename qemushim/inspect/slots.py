@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to add so that what is wanted can be plugged while the guest runs."""
+    """What to add so that what is wanted can be had."""
 
     #: wanted kinds and how many of each
     wanted: tuple[tuple[int, str], ...]
@@ -122,6 +123,8 @@ class Plan:
     add: tuple[str, ...]
     #: the document with them
     guest: Guest
+    #: while the guest runs, rather than at its next start
+    hot: bool = True
 
 
 def counts(guest: Guest, emulator: Emulator, host: Host) -> list[Count]:
@@ -164,6 +167,25 @@ def plan(guest: Guest, wanted: Iterable[tuple[int, str]], emulator: Emulator, ho
             raise _no_room(s, *wanted[short - 1])
         recipe, twin = grown
         added += recipe
+
+
+def plan_cold(guest: Guest, wanted: Iterable[tuple[int, str]], emulator: Emulator, host: Host) -> Plan:
+    """The same for the guest's next start, where a definition adds by itself what it can.
+
+    Raises ``ConfigError`` where all of them together do not fit, in libvirt's words.
+    """
+    wanted = tuple(wanted)
+    s = survey(guest, emulator, host)
+    full = s.guest.copy()
+    taken: Counter[str] = Counter()
+    for number, name in wanted:
+        sort = BY_NAME[name]
+        names = _free_names(s, sort)
+        for _ in range(number):
+            full.domain.adopt(_sample(sort, sum(taken.values()), lambda _, n=names, p=sort.bus: n(taken[p])))  # type: ignore[misc]
+            taken[sort.bus] += 1
+    full.define(emulator, host, update=False)
+    return Plan(wanted, (), guest, hot=False)
 
 
 def _grown(
@@ -433,4 +455,4 @@ def counts_data(found: list[Count]) -> dict[str, Any]:
 def plan_data(found: Plan) -> dict[str, Any]:
     """The same for a plan."""
     wanted = [{"sort": name, "number": number} for number, name in found.wanted]
-    return {"schema": "qemushim.slots-plan/1", "wanted": wanted, "add": list(found.add)}
+    return {"schema": "qemushim.slots-plan/1", "wanted": wanted, "hot": found.hot, "add": list(found.add)}
