@@ -45,7 +45,7 @@ class Field(Generic[T]):
         self.path = path
         head, at, name = path.rpartition("@")
         if at:
-            self.steps = tuple(step for step in head.split("/") if step)
+            self.steps = tuple(head.split("/")[:-1])
         else:
             self.steps = () if path == "." else tuple(path.split("/"))
         #: name of the attribute, ``""`` for text

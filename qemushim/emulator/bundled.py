@@ -4,7 +4,7 @@ Snapshots of recorded emulators come with the package (``snapshots/``).  A moder
 ``10.0.0-x86_64`` or ``10.0.0-x86_64+amdsev``, a classic one ``0.12.3``, ``qemu-kvm-0.12.3`` or ``kvm-83``.
 """
 
-from __future__ import annotations
+# types are given as they are: a NamedTuple compiles each that is text
 
 import os
 import re

@@ -37,9 +37,10 @@ class Described(NamedTuple):
 
 class _Candidate(NamedTuple):
     model: Model
-    required: list[str]
-    disabled: list[str]
-    matches: bool
+    #: feature bits that must be added to the model, taken from it, and what it once had of the others
+    required: int
+    disabled: int
+    removed: int
     cost: tuple[int, int]
 
 
@@ -50,16 +51,33 @@ def decode(x86: X86Map, data: CpuData, models: Mapping[str, Iterable[str]]) -> D
     """
     bits = _without_broken_tsx(x86, data)
     best: _Candidate | None = None
-    for model in reversed(tuple(x86.models.values())):
-        if model.name not in models or not model.guest or (model.vendor and model.vendor != data.vendor):
-            continue
-        candidate = _candidate(x86, model, bits, data.signature, models[model.name])
-        if best is None or _better(candidate, best):
+    for model in _choice(x86, data, models):
+        candidate = _candidate(x86, model, bits, models[model.name])
+        if best is None or candidate.cost < best.cost:
             best = candidate
     if best is None:
         return None
-    features = [(name, "require") for name in best.required] + [(name, "disable") for name in best.disabled]
+    lost = x86.names(best.removed)
+    required, disabled = x86.names(best.required), x86.names(best.disabled)
+    disabled += [name for name in best.model.removed if name in lost]
+    features = [(name, "require") for name in required] + [(name, "disable") for name in disabled]
     return Described(best.model.name, tuple(features), data.vendor)
+
+
+def _choice(x86: X86Map, data: CpuData, models: Mapping[str, Iterable[str]]) -> list[Model]:
+    """The models that come into question, the last of the map first.
+
+    The cost decides among those of the CPU's own signature alone, where there are any.
+    """
+    found = [
+        model
+        for model in reversed(tuple(x86.models.values()))
+        if model.guest and model.name in models and model.vendor in ("", data.vendor)
+    ]
+    signature = data.signature
+    if signature is None:
+        return found
+    return [m for m in found if any(s.matches(*signature) for s in m.signatures)] or found
 
 
 def _without_broken_tsx(x86: X86Map, data: CpuData) -> int:
@@ -70,15 +88,14 @@ def _without_broken_tsx(x86: X86Map, data: CpuData) -> int:
     return data.bits
 
 
-def _candidate(
-    x86: X86Map, model: Model, bits: int, signature: tuple[int, int, int] | None, blockers: Iterable[str]
-) -> _Candidate:
+def _candidate(x86: X86Map, model: Model, bits: int, blockers: Iterable[str]) -> _Candidate:
     """One model, with what must be added to it and taken from it."""
-    required = x86.names(bits & ~model.bits)
-    disabled = x86.names(model.bits & ~bits | x86.bits(blockers) & ~(bits & ~model.bits))
-    disabled += [name for name in model.removed if name not in required and name not in disabled]
-    matches = signature is not None and any(s.matches(*signature) for s in model.signatures)
-    return _Candidate(model, required, disabled, matches, _cost(len(required), len(disabled)))
+    required = bits & ~model.bits
+    disabled = (model.bits & ~bits | x86.bits(blockers)) & ~required
+    removed = x86.bits(model.removed) & ~(required | disabled)
+    # a feature is a bit (``cpumapfile``)
+    cost = _cost(required.bit_count(), disabled.bit_count() + removed.bit_count())
+    return _Candidate(model, required, disabled, removed, cost)
 
 
 def _cost(required: int, disabled: int) -> tuple[int, int]:
@@ -90,11 +107,3 @@ def _cost(required: int, disabled: int) -> tuple[int, int]:
     seen = (disabled + 1) // 2
     penalty = sum(range(_FIRST_PENALTY, _FIRST_PENALTY + seen))
     return required + disabled - seen + penalty, penalty
-
-
-def _better(new: _Candidate, old: _Candidate) -> bool:
-    if new.matches != old.matches:
-        return new.matches
-    if new.cost[0] != old.cost[0]:
-        return new.cost[0] < old.cost[0]
-    return new.cost[1] < old.cost[1]

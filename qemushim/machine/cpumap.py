@@ -5,7 +5,7 @@ bit of each register that a feature of the map speaks of.  So “has it all”, 
 more” are one operation on whole numbers each.
 """
 
-from __future__ import annotations
+# types are given as they are: a NamedTuple compiles each that is text
 
 import json
 import os
@@ -115,7 +115,7 @@ class CpuMap:
         self.memory: dict[Any, Any] = {}
 
     @classmethod
-    def read(cls, files: Mapping[str, str]) -> CpuMap:
+    def read(cls, files: Mapping[str, str]) -> "CpuMap":
         """The map of a folder ``cpu_map``: file name → XML text, ``index.xml`` among them.
 
         Raises ``ConfigError`` where a file is missing or malformed.
@@ -125,12 +125,12 @@ class CpuMap:
         return cls(read(files))
 
     @classmethod
-    def load(cls, packed: bytes) -> CpuMap:
+    def load(cls, packed: bytes) -> "CpuMap":
         """The map from what ``dump`` made."""
         return cls(json.loads(zlib.decompress(packed)))
 
     @classmethod
-    def bundled(cls) -> CpuMap:
+    def bundled(cls) -> "CpuMap":
         """The map of libvirt 11.3 that comes with this package, read once."""
         return _bundled()
 
@@ -159,7 +159,7 @@ class CpuMap:
 
 
 @cache
-def _bundled() -> CpuMap:
+def _bundled() -> "CpuMap":
     with open(BUNDLED, "rb") as file:
         return CpuMap.load(file.read())
 

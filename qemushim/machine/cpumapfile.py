@@ -126,6 +126,11 @@ def _x86_rows(data: Mapping[str, Any]) -> dict[str, Any]:
         bits[item["name"]] = sum(
             mask << places.setdefault(register, 32 * len(places)) for register, mask in item.get("bits", ())
         )
+    known = 0
+    for name, own in bits.items():
+        if own.bit_count() != 1 or own & known:
+            raise ConfigError(f"CPU map: feature {name} is not one bit, which is its own")
+        known |= own
     rows: dict[str, list[Any]] = {}
     for item in data["models"]:
         rows[item["name"]] = _model_row(item, bits, rows)
