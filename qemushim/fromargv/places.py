@@ -48,6 +48,8 @@ def name_buses(line: Line) -> None:
     if line.board.is_q35 or line.board.is_i440fx:
         buses.taken["pci"] = {0}
     buses.taken.setdefault("pci", {0})
+    if line.board.is_q35:
+        buses.taken["sata"] = {0}
     buses.models[0] = "pcie-root" if line.board.has_pcie_root else "pci-root"
     for name in ROOT_BUSES:
         buses.names[name] = ("pci", 0)

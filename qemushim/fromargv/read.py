@@ -143,8 +143,27 @@ def _read_devices(line: Line, host: Host) -> None:
     screens.read_graphics(line)
     slots.place_rest(line)
     basics.read_environment(line)
+    _say_defaults(line)
     _read_absent(line)
     _sort(line)
+
+
+def _say_defaults(line: Line) -> None:
+    """What a PC has without being asked, and nobody misses."""
+    if not line.has_defaults or not line.board.is_x86:
+        return
+    disks, board = line.devices.all("disk"), line.board
+    kinds = {disk.get("device") for disk in disks}
+    third = any(node.value("target/@dev") in ("hdc", "sdc") for node in disks)
+    missing = []
+    if "cdrom" not in kinds and not third:
+        missing.append("an empty CD-ROM drive")
+    if "floppy" not in kinds and board.is_i440fx:
+        missing.append("an empty floppy drive")
+    if not line.devices.all("parallel") and not line.every("-parallel"):
+        missing.append("a parallel port")
+    if missing:
+        line.note("changed", f"QEMU also has {', '.join(missing)} where none is named: left out")
 
 
 def _sort(line: Line) -> None:
