@@ -250,6 +250,8 @@ def read_drive_image(line: Line, bag: Bag) -> tuple[Image | None, str | None]:
         image = _node(line, Bag(bag.what, bag.place, inner), 1)
     else:
         image.kind, image.source = read_file(line, file or "")
+        if image.kind == "dir" and ":rw:" not in (file or ""):
+            image.readonly = True
     image.format = (
         "fat" if image.kind == "dir" else _FORMATS.get(image_format or "raw") or image_format or "raw"
     )

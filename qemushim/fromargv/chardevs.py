@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qemushim.command.option import escape_commas
 from qemushim.devices.chardev import SERIAL_OF_MODEL
 from qemushim.document.node import Node
 from qemushim.fromargv.arguments import Argument
@@ -323,6 +324,8 @@ def _read_forward(line: Line, argument: Argument, bag: Bag) -> None:
     forwards = bag.texts("guestfwd")
     bag.drop("type", "id")
     head, _, chardev = forwards[0].partition("-chardev:")
+    # the spelling of QEMU before 0.15
+    chardev = chardev or bag.take("chardev") or ""
     protocol, _, rest = head.partition(":")
     if len(forwards) != 1 or not chardev or protocol not in ("tcp", "") or bag.pairs:
         raise UnreadableError("a -netdev with more than one forward")
@@ -350,7 +353,8 @@ def legacy_chardev(text: str, name: str) -> str:
     if kind == "vc":
         return f"vc,id={name}"
     if kind in ("file", "pipe"):
-        return f"{kind},id={name},path={value}"
+        # the path goes to the end
+        return f"{kind},id={name},path={escape_commas(text.partition(':')[2])}"
     if kind == "unix":
         return f"socket,id={name},path={value}{rest}"
     if kind in ("tcp", "telnet"):

@@ -5,6 +5,7 @@ The inverse of ``qemushim.devices.disk_frontend``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -106,7 +107,7 @@ def _image(
         say_image(node, image, writeback)
         return image, found, None
     bag = line.use(found)
-    bag.drop("if", "id", "media", "index", "bus", "unit", "cyls", "heads", "secs", "trans")
+    bag.drop("if", "id", "media", "index", "bus", "unit", "cyls", "heads", "secs", "trans", "boot")
     drive, limits = say_drive(line, bag, node, writeback)
     if bag.pairs:
         raise UnreadableError(f"-drive {name}: {', '.join(bag.keys)}")
@@ -132,7 +133,9 @@ def say_drive(line: Line, bag: Bag, node: Node, writeback: bool | None) -> tuple
         put(driver, "@cache", cache)
         if snapshot:
             node.add("transient")
-    elif cache is not None:
+    else:
+        put(driver, "@name", None if given is None else "qemu")
+        put(driver, "@type", given)
         put(driver, "@cache", cache)
     for key, attribute in (("werror", "error_policy"), ("rerror", "rerror_policy")):
         put(driver, f"@{attribute}", _POLICIES.get(bag.peek(key) or "", bag.peek(key)))
@@ -329,6 +332,7 @@ def _name(line: Line, node: Node, target: Node, bus: str, alias: str) -> None:
     start = f"{bus}-disk"
     if alias.startswith(start) and alias[len(start) :].isdigit() and len(alias) < len(start) + 5:
         wanted = int(alias[len(start) :])
+        last = -1
     elif bus in ("ide", "fdc", "sata"):
         address = node.ensure("address")
         wanted = int(address.get("bus") or 0) * 2 + int(address.get("unit") or 0)
@@ -363,6 +367,24 @@ _ORDER = (
 def _ordered(node: Node) -> Node:
     node.children.sort(key=lambda child: _ORDER.index(child.tag) if child.tag in _ORDER else len(_ORDER))
     return node
+
+
+def read_floppies(line: Line) -> None:
+    """``-global isa-fdc.driveA=``: a drive of the board's floppy controller, before QEMU 5.1."""
+    for argument in line.all("-global"):
+        found = re.fullmatch(r"isa-fdc\.drive([AB])=(.+)", argument.text or "")
+        if found is not None:
+            line.read_one(argument, partial(_read_floppy, unit="AB".index(found[1]), name=found[2]))
+
+
+def _read_floppy(line: Line, argument: Argument, bag: Bag, *, unit: int, name: str) -> None:
+    node = Node("disk", {"type": "file", "device": "floppy"})
+    node.add("driver")
+    _, drive, _ = _image(line, name, node, None)
+    target = node.add("target", {"dev": "", "bus": "fdc"})
+    node.append(_drive(0, 0, unit))
+    _name(line, node, target, "fdc", "")
+    line.add(_ordered(node), argument, drive)
 
 
 # -- drives without a device ------------------------------------------------------------------------
@@ -413,7 +435,8 @@ def _read_drive(line: Line, argument: Argument, bag: Bag, bus: str) -> None:
             pci_place(line, fake, node)
     elif bus == "scsi":
         line.buses.scsi_drives += 1
-        node.append(_drive(0, 0, index))
+        controller, unit = divmod(index, 7)
+        node.append(_drive(controller, 0, unit))
     elif bus != "sd":
         divided = divmod(index, 2) if bus == "ide" else (0, index)
         node.append(_drive(0, *divided))

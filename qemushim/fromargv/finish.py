@@ -16,7 +16,7 @@ from qemushim.document.node import QEMU_NAMESPACE, Node
 from qemushim.emulator.model import Emulator
 from qemushim.errors import ShimError
 from qemushim.fromargv.arguments import Argument, arguments_of
-from qemushim.fromargv.line import Known, Line, Note
+from qemushim.fromargv.line import Dialect, Known, Line, Note
 from qemushim.fromargv.places import split_driver
 from qemushim.fromargv.read import read_line
 from qemushim.fromargv.syntax import Bag, Scalar, as_text
@@ -315,8 +315,9 @@ def read_command(
     Raises ``ConfigError`` (with line and argument) where it is no command of QEMU's, or a value is malformed.
     """
     passt = emulator.classic or emulator.qapi("netdev_add/arg-type/+stream")
+    dialect = Dialect(passt, old=emulator.classic, kvm=emulator.classic and "kvm" in emulator.flags)
     return finish(
-        read_line(words, host, file=file, known=known, name=name, directory=directory, passt=passt),
+        read_line(words, host, file=file, known=known, name=name, directory=directory, dialect=dialect),
         emulator,
         host,
         file=file,

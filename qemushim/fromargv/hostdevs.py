@@ -62,7 +62,8 @@ def read_usb_host(line: Line, argument: Argument) -> None:
         source.add("vendor", {"id": f"{vendor:#06x}"})
         source.add("product", {"id": f"{product:#06x}"})
     if bus is not None and device is not None:
-        source.add("address", {"bus": bus, "device": device})
+        # decimal, however many zeros stand before it
+        source.add("address", {"bus": str(int(bus, 10)), "device": str(int(device, 10))})
     if not source.children:
         if bag.has("hostport"):
             raise UnreadableError("usb-host by the port of the host")

@@ -96,6 +96,11 @@ def _balloon(line: Line, argument: Argument) -> None:
         argument.read = True
 
 
+def _pci_device(line: Line, argument: Argument) -> None:
+    """``-pcidevice host=BUS:SLOT.FUNCTION``."""
+    line.derive(argument, "-device", f"pci-assign,{argument.text}")
+
+
 def _set(line: Line, argument: Argument) -> None:
     """``-set group.id.property=value``: as if the argument of that id had it."""
     head, equals, value = (argument.text or "").partition("=")
@@ -131,6 +136,7 @@ def _readconfig(line: Line, argument: Argument) -> None:
 _REWRITES: dict[str, Callable[[Line, Argument], None]] = {
     "-balloon": _balloon,
     "-localtime": _localtime,
+    "-pcidevice": _pci_device,
     "-readconfig": _readconfig,
     "-redir": _redir,
     "-set": _set,

@@ -30,6 +30,18 @@ class Known:
     scsi_devices: Mapping[str, tuple[int, int, int, int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """What depends on the QEMU that the command is for."""
+
+    #: it can be connected to passt, which forwards ports
+    passt: bool = True
+    #: it is known by its help text: what is left out means what it meant in its days
+    old: bool = False
+    #: it takes KVM unless it is told not to
+    kvm: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """Something that the user should know of the result.
@@ -86,8 +98,7 @@ class Line(Arguments):
 
     host: Host = field(default_factory=Host)
     known_host: Known = field(default_factory=Known)
-    #: the emulator can be connected to passt, which forwards ports
-    has_passt: bool = True
+    dialect: Dialect = Dialect()
     root: Node = field(default_factory=lambda: Node("domain"))
     #: notes in order, each once
     notes: dict[Note, None] = field(default_factory=dict)

@@ -127,7 +127,7 @@ def _read_accelerator(line: Line, bags: list[Bag]) -> None:
         names = [name for name in names if name != "kvm"] or ["tcg"]
     if not names:
         binary = line.binary.rpartition("/")[2]
-        names = ["kvm" if "kvm" in binary else "tcg"]
+        names = ["kvm" if "kvm" in binary or line.dialect.kvm else "tcg"]
     foreign = [name for name in names if name not in _DOMAIN_TYPES]
     chosen = next((name for name in names if name in _DOMAIN_TYPES), "tcg")
     for name in foreign:

@@ -43,14 +43,11 @@ def read_card(line: Line, argument: Argument) -> None:
     node = Node("interface", {"type": "user"})
     used = [argument]
     mac = bag.take("mac")
-    netdev = bag.take("netdev")
-    if netdev is None:
-        raise UnreadableError("a card that is connected to nothing")
-    found = line.find(("-netdev",), netdev)
+    found = _end_of(line, bag)
     used.append(found)
     put(node, "mac/@address", mac or line.buses.generated_mac())
     is_virtio = base == "virtio-net"
-    read_backend(line, line.use(found), node, used, is_virtio=is_virtio)
+    read_backend(line, line.use(found), node, used, is_virtio=is_virtio and not line.dialect.old)
     node.ensure("model").set("type", (model or "virtio") if is_virtio else driver)
     if is_virtio:
         _virtio(bag, node)
@@ -59,6 +56,18 @@ def read_card(line: Line, argument: Argument) -> None:
     else:
         place(line, bag, node)
     line.finish(bag, node, *used)
+
+
+def _end_of(line: Line, bag: Bag) -> Argument:
+    """What a card is connected to: by the id of a ``-netdev``, before QEMU 2.12 by the number of a ``vlan``."""
+    netdev, vlan = bag.take("netdev"), bag.take("vlan")
+    if netdev is not None:
+        return line.find(("-netdev",), netdev)
+    for end in line.all("-net"):
+        if end.bag.peek("type") != "nic" and (end.bag.peek("vlan") or "0") == (vlan or "0"):
+            end.bag.drop("vlan", "name")
+            return end
+    raise UnreadableError("a card that is connected to nothing")
 
 
 def _virtio(bag: Bag, node: Node) -> None:
@@ -99,6 +108,8 @@ def read_backend(line: Line, bag: Bag, node: Node, used: list[Argument], *, is_v
 def _tap(line: Line, bag: Bag, node: Node, used: list[Argument], is_virtio: bool) -> None:
     fds = [fd for key in ("fd", "fds") for fd in (bag.take(key) or "").split(":") if fd]
     vhost = bag.switch("vhost")
+    if line.dialect.old:
+        is_virtio = False
     bag.drop("vhostfd", "vhostfds", "vhostforce")
     name = bag.take("ifname")
     script, downscript = bag.take("script"), bag.take("downscript")
@@ -159,7 +170,7 @@ def _user(line: Line, bag: Bag, node: Node, used: list[Argument], is_virtio: boo
         if bag.peek(key) == "on":
             bag.drop(key)
     forwards = bag.texts("hostfwd")
-    if forwards and not line.has_passt:
+    if forwards and not line.dialect.passt:
         raise UnreadableError("ports are forwarded by passt, which this QEMU can not be connected to")
     if forwards:
         node.add("backend", {"type": "passt"})
@@ -282,10 +293,10 @@ def read_nics(line: Line) -> None:
 
 
 def _default_card(line: Line) -> None:
-    model = "e1000e" if line.board.is_q35 else "e1000"
+    model = _usual_card(line)
     node = Node("interface", {"type": "user"})
     put(node, "mac/@address", line.buses.generated_mac())
-    put(node, "model/@type", model)
+    put(node, "model/@type", model or None)
     line.buses.wait_for_slot(node, rank=1)
     line.add(node)
     line.note("read", f"QEMU has a network card where none is named: {model}, with user networking")
@@ -303,11 +314,18 @@ def _read_nic(line: Line, argument: Argument, bag: Bag) -> None:
     _finish_nic(line, node, card, used)
 
 
+def _usual_card(line: Line) -> str:
+    """The card that a machine has where none is named; ``""``: its QEMU decides."""
+    if line.dialect.old:
+        return ""
+    if not line.board.is_x86:
+        return "virtio"
+    return "e1000e" if line.board.is_q35 else "e1000"
+
+
 def _take_card(line: Line, bag: Bag) -> dict[str, str]:
     """What -nic says of the card itself."""
-    model = bag.take("model") or (
-        "e1000e" if line.board.is_q35 else "e1000" if line.board.is_x86 else "virtio"
-    )
+    model = bag.take("model") or _usual_card(line)
     mac = bag.take("mac", "macaddr") or line.buses.generated_mac()
     bag.drop("vlan", "name", "vectors")
     return {"model": model, "mac": mac, "addr": bag.take("addr") or ""}
@@ -316,7 +334,7 @@ def _take_card(line: Line, bag: Bag) -> dict[str, str]:
 def _finish_nic(line: Line, node: Node, card: dict[str, str], used: list[Argument]) -> None:
     model = card["model"]
     base = split_driver(_NIC_MODELS.get(model, model))[0]
-    put(node, "model/@type", "virtio" if base == "virtio-net" else model)
+    put(node, "model/@type", "virtio" if base == "virtio-net" else model or None)
     if card["addr"] and line.board.has_pci:
         bag = used[0].bag
         pci_place(line, Bag(bag.what, bag.place, [("addr", card["addr"])]), node)
@@ -345,10 +363,14 @@ def _read_net(line: Line) -> None:
         for number, card in enumerate(cards):
             end = ends[number] if number < len(ends) else ends[-1] if ends else None
             line.read_one(card, _hub(end))
-        if not cards and ends:
-            line.note("lost", "-net without a network card: the guest sees nothing of it", ends[0])
-            for end in ends:
-                line.use(end)
+
+
+def drop_unused(line: Line) -> None:
+    """``-net`` ends that no card is on."""
+    for end in line.all("-net"):
+        if end.bag.peek("type") != "nic":
+            line.use(end)
+            line.note("lost", "-net without a network card: the guest sees nothing of it", end)
 
 
 def _hub(end: Argument | None) -> Callable[[Line, Argument, Bag], None]:

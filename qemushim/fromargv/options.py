@@ -54,7 +54,17 @@ _SWITCHES = (
         "sdl",
         "semihosting",
     ),
-    *("singlestep", "snapshot", "std-vga", "tdf", "usb", "win2k-hack", "xen-attach", "xen-domid-restrict"),
+    *(
+        "singlestep",
+        "snapshot",
+        "std-vga",
+        "tdf",
+        "usb",
+        "vmwarevga",
+        "win2k-hack",
+        "xen-attach",
+        "xen-domid-restrict",
+    ),
 )
 #: options with one text
 _TEXTS = (

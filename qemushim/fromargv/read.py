@@ -23,7 +23,7 @@ from qemushim.fromargv import (
     sound,
 )
 from qemushim.fromargv.arguments import Argument, arguments_of
-from qemushim.fromargv.line import Known, Line, Note, put
+from qemushim.fromargv.line import Dialect, Known, Line, Note, put
 from qemushim.fromargv.places import split_driver
 from qemushim.fromargv.syntax import Place, UnreadableError
 from qemushim.fromargv.words import Words
@@ -75,12 +75,12 @@ def read_line(
     known: Known | None = None,
     name: str = "",
     directory: str = "",
-    passt: bool = True,
+    dialect: Dialect | None = None,
 ) -> Line:
     """Read a command.  Raises ``ConfigError`` where it is none of QEMU's, or a value is malformed."""
     try:
         with located(file):
-            return _read(words, host, file, known or Known(), name, directory, passt=passt)
+            return _read(words, host, file, known or Known(), name, directory, dialect or Dialect())
     except UnreadableError as reason:
         raise ConfigError(str(reason), file=file) from None
     except ValueError as problem:
@@ -88,11 +88,11 @@ def read_line(
 
 
 def _read(
-    words: Words, host: Host, file: str, known: Known, name: str, directory: str, *, passt: bool
+    words: Words, host: Host, file: str, known: Known, name: str, directory: str, dialect: Dialect
 ) -> Line:
     found = arguments_of(words, file)
     line = Line(
-        found.environment, found.binary, found.arguments, host=host, known_host=known, has_passt=passt
+        found.environment, found.binary, found.arguments, host=host, known_host=known, dialect=dialect
     )
     for message, number in found.remarks:
         line.notes[Note("read", message, Place(0, number))] = None
@@ -131,6 +131,8 @@ def _read_devices(line: Line, host: Host) -> None:
     for argument in tuple(line.all("-device")):
         if not argument.read:
             _read_device(line, argument, host)
+    nics.drop_unused(line)
+    disks.read_floppies(line)
     disks.read_drives(line)
     chardevs.read_forwards(line)
     small.read_event_devices(line)

@@ -8,6 +8,7 @@ from qemushim.devices.video import CARDS as VIDEO_CARDS
 from qemushim.document.node import Node
 from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.line import Line, put, yes_no
+from qemushim.fromargv.machine import machine_version
 from qemushim.fromargv.places import place, split_driver, virtio_settings
 from qemushim.fromargv.secrets import drop_credentials
 from qemushim.fromargv.sound import audio_reference
@@ -326,16 +327,20 @@ def read_vga(line: Line) -> None:
     """``-vga``, or the card that a machine has where nothing is said."""
     argument = line.last("-vga")
     kind = argument.text if argument is not None else None
-    if line.given("-std-vga"):
-        kind = "std"
+    for flag, card in (("-std-vga", "std"), ("-vmwarevga", "vmware")):
+        if line.given(flag):
+            kind = card
     if kind is None:
         others = line.devices.all("video") or any(
             is_video(a.bag.peek("driver") or "") for a in line.all("-device")
         )
         if not line.has_defaults or others or not (line.board.is_x86 or line.board.is_pseries):
             return
-        kind = "std"
-        line.note("read", "QEMU has a graphics card where none is named: -vga std")
+        version = machine_version(line.board.machine)
+        # the usual card since QEMU 2.2
+        kind = "cirrus" if line.dialect.old or (version is not None and version < (2, 2)) else "std"
+        if not line.by_libvirt:
+            line.note("read", f"QEMU has a graphics card where none is named: -vga {kind}")
     if kind == "none":
         return
     node = Node("video")
