@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from qemushim.address.pci import PciTree
 from qemushim.address.pcilayout import PciLayout
 from qemushim.address.walk import index_of
 from qemushim.devices import BY_TAG
+from qemushim.devices.address import disk_index
 from qemushim.devices.base import Device
 from qemushim.devices.disk import drive_address_of
 from qemushim.document.node import Node
@@ -177,15 +178,18 @@ def plan_cold(guest: Guest, wanted: Iterable[tuple[int, str]], emulator: Emulato
     wanted = tuple(wanted)
     s = survey(guest, emulator, host)
     full = s.guest.copy()
-    taken: Counter[str] = Counter()
-    for number, name in wanted:
-        sort = BY_NAME[name]
-        names = _free_names(s, sort)
-        for _ in range(number):
-            full.domain.adopt(_sample(sort, sum(taken.values()), lambda _, n=names, p=sort.bus: n(taken[p])))  # type: ignore[misc]
-            taken[sort.bus] += 1
-    full.define(emulator, host, update=False)
+    for node in samples(s, wanted):
+        full.domain.adopt(node)
+    full.define(emulator, host)
     return Plan(wanted, (), guest, hot=False)
+
+
+def samples(s: Survey, wanted: Iterable[tuple[int, str]]) -> Iterator[Node]:
+    """Devices of the kinds that are wanted, all with names of their own."""
+    names = _Names(s)
+    sorts = [BY_NAME[name] for number, name in wanted for _ in range(number)]
+    for number, sort in enumerate(sorts):
+        yield _sample(sort, number, names.next(sort))
 
 
 def _grown(
@@ -226,15 +230,13 @@ def _no_room(s: Survey, number: int, name: str) -> ConfigError:
 
 def _cold(s: Survey, sort: Sort, emulator: Emulator, host: Host) -> tuple[int, str]:
     """The most devices that a definition takes, found by trying; and why not even one."""
-    names = _free_names(s, sort)
 
     def refusal(number: int) -> str:
         guest = s.guest.copy()
-        devices = guest.domain
-        for i in range(number):
-            devices.adopt(_sample(sort, i, names))
+        for node in samples(s, [(number, sort.name)]):
+            guest.domain.adopt(node)
         try:
-            guest.define(emulator, host, update=False)
+            guest.define(emulator, host)
         except ConfigError as problem:
             return problem.message
         return ""
@@ -253,25 +255,30 @@ def _cold(s: Survey, sort: Sort, emulator: Emulator, host: Host) -> tuple[int, s
     return fits, ""
 
 
-def _sample(sort: Sort, number: int, names: Callable[[int], str]) -> Node:
+def _sample(sort: Sort, number: int, name: str) -> Node:
     digits = f"{number:04x}"
     mac = f"{digits[:2]}:{digits[2:]}"
     xml = sort.xml.replace("{n}", str(number)).replace("{hex}", mac).replace("{hex4}", digits)
-    return parse(xml.replace("{dev}", names(number)))
+    return parse(xml.replace("{dev}", name))
 
 
-def _free_names(s: Survey, sort: Sort) -> Callable[[int], str]:
-    """Target names that no disk has, by number."""
-    taken = {disk.node.value("target/@dev") for disk in s.domain.lists["disk"]}
-    prefix = _PREFIXES.get(sort.bus, "sd")
-    names: list[str] = []
-    index = 0
-    while len(names) <= MOST:
-        name = prefix + _letters(index)
-        if name not in taken:
-            names.append(name)
-        index += 1
-    return names.__getitem__
+class _Names:
+    """Target names that no disk has."""
+
+    def __init__(self, s: Survey) -> None:
+        self._taken = {disk.node.value("target/@dev") for disk in s.domain.lists["disk"]}
+        self._next: Counter[str] = Counter()
+
+    def next(self, sort: Sort) -> str:
+        """One more for a disk of a kind; ``""`` for what is no disk."""
+        if "{dev}" not in sort.xml:
+            return ""
+        prefix = _PREFIXES.get(sort.bus, "sd")
+        while True:
+            name = prefix + _letters(self._next[prefix])
+            self._next[prefix] += 1
+            if name not in self._taken:
+                return name
 
 
 def _letters(index: int) -> str:
@@ -293,7 +300,8 @@ def _hot(s: Survey, sort: Sort) -> int:
         return 0
     tree = _tree(s)
     if sort.bus == "scsi":
-        return _scsi_disks(s, tree, MOST)
+        names = _Names(s)
+        return _scsi_disks(s, tree, [names.next(sort) for _ in range(MOST)])
     if not _on_pci(s, sort):
         return min(MOST, _free_on(s, sort))
     return sum(1 for _ in _plug(s, tree, sort, MOST)) if tree is not None else 0
@@ -303,16 +311,18 @@ def _fit(s: Survey, wanted: Iterable[tuple[int, str]]) -> bool:
     """Whether all that is wanted can be plugged at once."""
     tree = _tree(s)
     room: dict[str, int] = {}
+    names = _Names(s)
     for number, name in wanted:
         sort = BY_NAME[name]
         if not sort.hotplug:
             return False
+        targets = [names.next(sort) for _ in range(number)]
         if _on_pci(s, sort):
             if tree is None or sum(1 for _ in _plug(s, tree, sort, number)) < number:
                 return False
             continue
         if sort.bus == "scsi":
-            if _scsi_disks(s, tree, number) < number:
+            if _scsi_disks(s, tree, targets) < number:
                 return False
             continue
         room.setdefault(sort.bus, _free_on(s, sort))
@@ -332,19 +342,18 @@ def _free_on(s: Survey, sort: Sort) -> int:
     return sum(bus.free for bus in topology(s).every() if bus.type == kind)
 
 
-def _scsi_disks(s: Survey, tree: PciTree | None, most: int) -> int:
+def _scsi_disks(s: Survey, tree: PciTree | None, targets: Iterable[str]) -> int:
     """How many SCSI disks can be plugged without an address: by its name a disk belongs to one controller.
 
     A controller that is not there is plugged before the disk, where there is a slot for it.
     """
-    taken = {drive_address(disk) for disk in s.domain.lists["disk"] if is_scsi(disk)}
-    names = {disk.node.value("target/@dev") for disk in s.domain.lists["disk"]}
+    taken = {drive_address(device) for device in s.domain.every() if is_scsi(device)}
     known = {index_of(c) for c in s.domain.lists["controller"] if c.node.get("type") == "scsi"}
     controller = _next_scsi(s)
     found = 0
-    for index in range(MOST * 2):
-        place = drive_address_of("scsi", index)
-        if place is None or place in taken or f"sd{_letters(index)}" in names:
+    for target in targets:
+        place = drive_address_of("scsi", disk_index(target))
+        if place is None or place in taken:
             continue
         for missing in range(place.controller + 1):
             if missing not in known:
@@ -352,8 +361,6 @@ def _scsi_disks(s: Survey, tree: PciTree | None, most: int) -> int:
                     return found
                 known.add(missing)
         found += 1
-        if found == most:
-            break
     return found
 
 
@@ -392,7 +399,7 @@ def _tree(s: Survey) -> PciTree | None:
 
 
 def _device(sort: Sort) -> Device:
-    node = _sample(sort, 0, lambda number: f"{_PREFIXES.get(sort.bus, 'sd')}a")
+    node = _sample(sort, 0, f"{_PREFIXES.get(sort.bus, 'sd')}a")
     return BY_TAG[node.tag](node)
 
 
