@@ -53,11 +53,9 @@ def main(control: socket.socket) -> int:
         return 1
     own = os.getpid()
     _say(control, {"pid": pid, "started": _started(pid), "keeper": own, "keeper_started": _started(own)})
-    status, reason = _watch(pid, control, woken, order["patience"])
+    status, reason = _watch(pid, control, woken, order)
     end = {"pid": pid, "status": status, "time": time.time(), "reason": reason}
-    with contextlib.suppress(OSError):
-        os.pwrite(order["end"], json.dumps(end).encode(), 0)
-        os.fsync(order["end"])
+    _write_down(order["end"], end)
     _say(control, end)
     return 0
 
@@ -109,7 +107,7 @@ def _move(descriptor: int, aside: int) -> int:
     return moved
 
 
-def _watch(pid: int, control: socket.socket, woken: int, patience: float) -> tuple[int, str]:
+def _watch(pid: int, control: socket.socket, woken: int, order: dict[str, Any]) -> tuple[int, str]:
     """Wait for QEMU's end; its status (negative: the signal), and why it was ended if it was from here."""
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -135,12 +133,20 @@ def _watch(pid: int, control: socket.socket, woken: int, patience: float) -> tup
                 word = _hear(control)
                 if word == _LET_GO:
                     poll.unregister(control)
+                    _write_down(order["end"], {"let go": True})
                 elif not word:
                     poll.unregister(control)
                     said = "who had started it was gone"
             if said and not reason:
-                reason, deadline = said, time.monotonic() + patience
+                reason, deadline = said, time.monotonic() + order["patience"]
                 os.kill(pid, signal.SIGTERM)
+
+
+def _write_down(descriptor: int, what: dict[str, Any]) -> None:
+    """For who looks later; each thing that is written is longer than the one before."""
+    with contextlib.suppress(OSError):
+        os.pwrite(descriptor, json.dumps(what).encode(), 0)
+        os.fsync(descriptor)
 
 
 def _hear(control: socket.socket) -> bytes:

@@ -166,11 +166,13 @@ class Machine:
             if not paused:
                 with self._monitor(running) as monitor:
                     monitor.resume()
+            running.phase = "running"
+            self.folder.store(running=running)
             if running.detached:
                 keeper.let_go()
                 keeper.close()
-            running.phase = "running"
-            self.folder.store(running=running)
+                running.owner = 0
+                self.folder.store(running=running)
         except BaseException:
             keeper.close()
             keeper.qemu.signal(signal.SIGKILL)
@@ -421,14 +423,22 @@ class Machine:
         running = self.folder.running()
         if running is None:
             self.folder.abandon()
+            if self.folder.run_path.exists():
+                self.notes.append(f"the start of guest '{self.name}' was interrupted")
+                self.folder.forget_run()
             return None
         process = _process(running)
-        orphan = running.owner and not Process(running.owner, running.owner_started).alive
+        lonely = running.owner and not Process(running.owner, running.owner_started).alive
+        # it may have been let go by one who could not write that down any more
+        orphan = lonely and not self.folder.end().get("let go")
         if (running.phase == "starting" or orphan) and process.alive:
             # whoever started it holds no lock any more, or is gone: the keeper is about to end it
             process.wait(2 * GRACE)
         if running.boot == host_start() and process.alive:
             if running.phase != "starting":
+                if lonely and not orphan:
+                    running.owner = 0
+                    self.folder.store(running=running)
                 return running
             process.signal(signal.SIGKILL)
             process.wait(QUIT)

@@ -273,9 +273,8 @@ class _Start:
         running = self.running
         running.pid, running.started = keeper.qemu.pid, keeper.qemu.started
         running.keeper, running.keeper_started = keeper.process.pid, keeper.process.started
-        if not running.detached:
-            own = process_of(os.getpid())
-            running.owner, running.owner_started = own.pid, own.started
+        own = process_of(os.getpid())
+        running.owner, running.owner_started = own.pid, own.started
         self.folder.store(running=running)
         started = Started(running, keeper, self.definition)
         with open_monitor(running.dialect, running.monitor, self.request.patience, keeper.qemu) as monitor:

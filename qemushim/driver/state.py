@@ -69,7 +69,7 @@ class Running:
     started: int = 0
     keeper: int = 0
     keeper_started: int = 0
-    #: the process that the guest ends with, 0 where it goes on by itself
+    #: the process that the guest ends with, 0 once it was let go
     owner: int = 0
     owner_started: int = 0
     #: which start of the host that was
