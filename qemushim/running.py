@@ -49,7 +49,8 @@ def read_process(pid: int, proc: Path = Path("/proc"), sys: Path = Path("/sys"))
     except DriverError:
         words.notes.append(("its environment may not be read by this user", 0))
     descriptors = _descriptors(folder)
-    known = Known(descriptors, _networks(folder, descriptors, sys), _shared_directories(proc))
+    sockets = _sockets(folder, descriptors)
+    known = Known(sockets, _networks(folder, descriptors, sys), _shared_directories(proc))
     return Running(pid, words, known, _link(folder / "exe"), _link(folder / "cwd"))
 
 
@@ -73,8 +74,28 @@ def _link(path: Path) -> str:
     return "" if target.endswith(" (deleted)") else target
 
 
+def _sockets(folder: Path, descriptors: dict[int, str]) -> dict[int, str]:
+    """Number → path, for UNIX sockets that are bound to one."""
+    try:
+        lines = (folder / "net" / "unix").read_text().splitlines()
+    except OSError:
+        return {}
+    # Num RefCount Protocol Flags Type St Inode Path
+    columns = [line.split(None, 7) for line in lines[1:]]
+    paths = {parts[6]: parts[7] for parts in columns if len(parts) == 8 and parts[7].startswith("/")}
+    inodes = {
+        number: target[len("socket:[") : -1]
+        for number, target in descriptors.items()
+        if target[:7] == "socket:"
+    }
+    return {number: paths[inode] for number, inode in inodes.items() if inode in paths}
+
+
 def _descriptors(folder: Path) -> dict[int, str]:
-    """Number → path, for what is open on a path."""
+    """Number → what it is open on: a path, ``socket:[INODE]``.
+
+    Not of those that ``-add-fd`` names: QEMU makes descriptors of its own of them, and closes them.
+    """
     found: dict[int, str] = {}
     try:
         entries = list(os.scandir(folder / "fd"))
@@ -82,7 +103,7 @@ def _descriptors(folder: Path) -> dict[int, str]:
         return found
     for entry in entries:
         target = _link(Path(entry.path))
-        if target.startswith("/") and entry.name.isdigit():
+        if target and entry.name.isdigit():
             found[int(entry.name)] = target
     return found
 

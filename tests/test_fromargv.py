@@ -23,6 +23,7 @@ from tests.commands import (
     OTHERWISE,
     WRITTEN,
     goldens,
+    masked,
     read,
     round_trip,
     told,
@@ -59,7 +60,7 @@ def test_what_comes_back_otherwise_is_known() -> None:
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(domains)
 def test_any_guest_comes_back(drawn: tuple[str, Emulator]) -> None:
-    """Documents nobody wrote: what they start is read, and gives the same devices again."""
+    """Documents nobody wrote: what they start is read, and gives the same command again, unless something is told."""
     text, emulator = drawn
     host = Host.nominal(emulator.arch)
     try:
@@ -69,20 +70,10 @@ def test_any_guest_comes_back(drawn: tuple[str, Emulator]) -> None:
     if emulator.classic:
         return
     reading = read_command(words_of(shell(before)), emulator, host)
-    if reading.refusal is not None or reading.kept or any(n.kind in ("lost", "kept") for n in reading.notes):
+    if reading.refusal is not None or any(n.kind in ("lost", "kept", "changed") for n in reading.notes):
         return  # told
     after = Guest.from_xml(reading.to_xml()).command(emulator, host)
-    assert drivers(shell(before)) == drivers(shell(after))
-
-
-def drivers(text: str) -> list[str]:
-    """What a command's devices are, and where they sit."""
-    line = arguments_of(words_of(text))
-    return sorted(
-        f"{a.bag.was('driver')} {a.bag.was('bus')} {a.bag.was('addr')} {a.bag.was('devno')}"
-        for a in line.arguments
-        if a.flag == "-device"
-    )
+    assert masked(shell(before)) == masked(shell(after))
 
 
 # -- command lines as people write them ---------------------------------------------------------------
@@ -97,7 +88,7 @@ def test_written_commands(path: Path, regenerate: bool) -> None:
         if path.stem != "arm-server"
         else find("8.2-aarch64")
     )
-    reading = read_command(words, emulator, Host.nominal(emulator.arch), file=path.name)
+    reading = read_command(words, emulator, Host.nominal(emulator.arch), file=path.name, directory="/srv/vm")
     assert reading.refusal is None
     for kind, got in (("xml", reading.to_xml()), ("notes", told(reading))):
         file = path.with_suffix(f".{kind}")

@@ -242,13 +242,20 @@ def test_what_proc_and_sys_say(tmp_path: Path) -> None:
         *("qemu-system-x86_64", "-nodefaults", "-netdev", "tap,fd=30,id=n0", "-device", "e1000,netdev=n0"),
         *("-netdev", "tap,fd=31,id=n1", "-device", "e1000,netdev=n1", "-add-fd", "set=2,fd=32,opaque=x"),
         *("-blockdev", "driver=file,node-name=f,filename=/dev/fdset/2", "-device", "virtio-blk-pci,drive=f"),
+        *("-chardev", "socket,id=s,fd=33,server=on,wait=off", "-device", "isa-serial,chardev=s"),
         *("-chardev", "socket,id=c,path=/run/guest/fs0-fs.sock"),
         *("-device", "vhost-user-fs-pci,chardev=c,tag=t"),
     ]
     (me / "cmdline").write_bytes("\0".join([*argv, ""]).encode())
     (me / "environ").write_bytes(b"FOO=bar\0LC_ALL=C\0")
-    for number, target in ((30, "/dev/net/tun"), (31, "/dev/tap9"), (32, "/srv/opened.img")):
+    for number, target in ((30, "/dev/net/tun"), (31, "/dev/tap9"), (32, "/x"), (33, "socket:[777]")):
         (me / "fd" / str(number)).symlink_to(target)
+    (me / "net").mkdir()
+    (me / "net" / "unix").write_text(
+        "Num       RefCount Protocol Flags    Type St Inode Path\n"
+        "0000000000000000: 00000002 00000000 00010000 0001 01   776\n"
+        "0000000000000000: 00000002 00000000 00010000 0001 01   777 /run/guest/serial one.sock\n"
+    )
     (me / "fdinfo" / "30").write_text("pos:\t0\niff:\tvnet3\n")
     (sys / "class/net/vnet3").mkdir(parents=True)
     (sys / "class/net/vnet3/master").symlink_to("../br5")
@@ -269,7 +276,9 @@ def test_what_proc_and_sys_say(tmp_path: Path) -> None:
     first, second = devices.all("interface")
     assert (first.get("type"), first.value("source/@bridge")) == ("bridge", "br5")
     assert (second.get("type"), second.value("source/@dev")) == ("direct", "eth7")
-    assert devices.value("disk/source/@file") == "/srv/opened.img"
+    # what the number of -add-fd is open on now is something else
+    assert devices.value("disk/source/@file") == "/unknown/x"
+    assert devices.value("serial/source/@path") == "/run/guest/serial one.sock"
     assert devices.value("filesystem/source/@dir") == "/srv/shared"
     assert reading.guest.domain.node.value("qemu:commandline/qemu:env/@name") == "FOO"
 

@@ -141,10 +141,10 @@ def _socket(line: Line, bag: Bag, node: Node) -> None:
         path = bag.take("path")
         fd = bag.number("fd")
         if path is None and fd is not None:
-            path = line.known_host.descriptors.get(fd, "")
+            path = line.known_host.sockets.get(fd, "")
             if not path and node.tag != "channel":
                 line.note("lost", f"descriptor {fd}: the path of the socket is not on the command line")
-                path = f"/run/qemushim/descriptor-{fd}.sock"
+                path = f"/unknown/descriptor-{fd}"
         put(source, "@path", path or None)
     else:
         node.set("type", "tcp")

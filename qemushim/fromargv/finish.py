@@ -157,6 +157,10 @@ def _name_devices(line: Line, build: Build) -> bool:
         wanted = name if name.startswith("ua-") else f"ua-{name}"
         if not all(c.isascii() and (c.isalnum() or c in "_-.:") for c in wanted) or aliases[number] == "":
             continue
+        if line.by_libvirt and wanted != name:
+            line.note(
+                "changed", f"{node.tag} {name}: libvirt would call it {aliases[number]}; it becomes {wanted}"
+            )
         node.ensure("alias").set("name", wanted)
         aliases[number] = wanted
         changed = True

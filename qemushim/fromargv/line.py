@@ -20,8 +20,8 @@ from qemushim.host import Host
 class Known:
     """What the host knows of a running QEMU beyond its command line; empty for one that is only text."""
 
-    #: number of a descriptor → the path that it is open on
-    descriptors: Mapping[int, str] = field(default_factory=dict)
+    #: number of the descriptor of a UNIX socket → its path
+    sockets: Mapping[int, str] = field(default_factory=dict)
     #: number of a tap's descriptor → type and attributes of ``<source>`` of the interface
     networks: Mapping[int, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     #: socket of a virtiofsd → the directory that it serves

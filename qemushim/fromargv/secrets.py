@@ -11,7 +11,7 @@ import binascii
 
 from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.line import Line
-from qemushim.fromargv.syntax import UnreadableError, parse_number
+from qemushim.fromargv.syntax import UnreadableError
 from qemushim.host import nominal_uuid
 
 #: ids of secrets that libvirt makes for itself
@@ -112,23 +112,17 @@ def fd_group(line: Line, path: str) -> str:
 
 
 def opened_file(line: Line, path: str, *, quiet: bool = False) -> str:
-    """The path behind ``/dev/fdset/N``, where the descriptors of the process are known; else as it is, with a note."""
+    """A path; for ``/dev/fdset/N``, which is a descriptor that QEMU got and made another of, a name to be replaced."""
     if not path.startswith("/dev/fdset/"):
         return path
-    number = path.removeprefix("/dev/fdset/")
-    target = ""
+    what = path.removeprefix("/dev/fdset/")
     for argument in line.every("-add-fd"):
-        if argument.bag.was("set") == number:
+        if argument.bag.was("set") == path.removeprefix("/dev/fdset/"):
             argument.read = True
-            try:
-                target = target or line.known_host.descriptors.get(
-                    parse_number(argument.bag.was("fd") or ""), ""
-                )
-            except ValueError:
-                target = ""
-    if not target and not quiet:
+            what = argument.bag.was("opaque") or what
+    if not quiet:
         line.note(
             "lost",
-            f"{path}: what this descriptor is open on is not on the command line; put the path there",
+            f"{path}: what it is open on is not on the command line; put its path in place of /unknown/{what}",
         )
-    return target or path
+    return f"/unknown/{what}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from qemushim.devices.input import USB_INPUTS, VIRTIO_INPUTS
 from qemushim.devices.smartcard import DATABASE
+from qemushim.devices.tpm import DEFAULT_DEVICE
 from qemushim.document.node import Node
 from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.chardevs import read_source
@@ -30,6 +31,7 @@ def _variant(line: Line, bag: Bag, node: Node, path: str = "@model", plain: str 
 def read_input(line: Line, argument: Argument) -> None:
     bag = argument.bag
     driver = bag.take("driver") or ""
+    _legacy_inputs(line, argument.id)
     if driver in _USB:
         node = Node("input", {"type": _USB[driver], "bus": "usb"})
         usb_place(line, bag, node)
@@ -38,6 +40,16 @@ def read_input(line: Line, argument: Argument) -> None:
         put(node, "source/@evdev", bag.take("evdev"))
         _variant(line, bag, node, plain="")
     line.finish(bag, node, argument)
+
+
+def _legacy_inputs(line: Line, name: str) -> None:
+    """PS/2 mouse and keyboard, which have no argument: an id that counts them tells that they come first."""
+    number = name.removeprefix("input")
+    count = len(line.devices.all("input"))
+    if not line.board.is_x86 or not number.isdigit() or count or number not in ("1", "2"):
+        return
+    for kind in ("mouse", "keyboard")[: int(number)]:
+        line.devices.add("input", {"type": kind, "bus": "ps2"})
 
 
 def read_event_devices(line: Line) -> None:
@@ -123,8 +135,17 @@ def read_watchdog(line: Line, argument: Argument) -> None:
 
 def read_itco(line: Line) -> None:
     """The watchdog of the chipset, which q35 always has; libvirt knows whether it acts."""
-    if line.chipset.has_itco:
-        line.add(Node("watchdog", {"model": "itco", "action": line.chipset.watchdog_action}))
+    if not line.chipset.has_itco:
+        return
+    node = Node("watchdog", {"model": "itco", "action": line.chipset.watchdog_action})
+    others = line.devices.all("watchdog")
+    names = {name for other, name in line.ids if other in others}
+    if others and "watchdog0" not in names and "watchdog1" in names:
+        # the other one counts it
+        line.devices.children.insert(line.devices.children.index(others[0]), node)
+        line.sources[id(node)] = line.sources[id(others[0])]
+        return
+    line.add(node)
 
 
 def read_legacy_watchdog(line: Line) -> None:
@@ -172,9 +193,10 @@ def read_tpm(line: Line, argument: Argument) -> None:
     inner.drop("id")
     if kind == "passthrough":
         backend.set("type", "passthrough")
-        path = opened_file(line, inner.take("path") or "/dev/tpm0")
-        opened_file(line, inner.take("cancel-path") or "")
-        backend.add("device", {"path": "/dev/tpm0" if path.startswith("/dev/fdset/") else path})
+        # libvirt opens the first TPM of the host where none is named
+        path = opened_file(line, inner.take("path") or DEFAULT_DEVICE, quiet=True)
+        opened_file(line, inner.take("cancel-path") or "", quiet=True)
+        backend.add("device", {"path": DEFAULT_DEVICE if path.startswith("/unknown/") else path})
     elif kind == "emulator":
         chardev = line.find(("-chardev",), inner.take("chardev"))
         used.append(chardev)
