@@ -1,7 +1,8 @@
 """Which device sits in which PCI slot: the chipset's own, the user's, and then the rest in a fixed order.
 
 It is worked out twice.  The first time is a dry run, in which buses are added as they are needed; then the
-controllers that give those buses are written into the definition; the second time addresses are written.
+controllers that give those buses are written into the definition; the second time addresses are written.  For most
+guests it can be counted what a dry run would add.
 https://libvirt.org/pci-addresses.html
 """
 
@@ -55,11 +56,6 @@ _ORDER: tuple[tuple[str, Callable[[Device], bool] | None], ...] = (
         *("memory", "crypto", "panic", "pstore"),
     )),
 )  # fmt: skip
-
-
-def _is_first_sata(device: Device) -> bool:
-    """On q35 it is part of the ICH9."""
-    return device.tag == "controller" and device.node.get("type") == "sata" and index_of(device) == 0
 
 
 def open_devices(domain: Domain) -> list[Device]:
@@ -139,47 +135,59 @@ class PciLayout:
 
     # -- the two rounds --------------------------------------------------------------------------------------
 
-    def has_buses(self) -> bool:
-        """Whether every place that the document names is on a bus that is there."""
-        buses = len(self.controllers)
-        return buses > max(map(index_of, self.controllers), default=-1) and all(
-            place.bus < buses for _, place in self.places
-        )
-
     def is_complete(self) -> bool:
         """Whether every PCI device has its place, and every place its bus: nothing could be added then."""
-        return self.has_buses() and all(self.need(device).kind is Kind.NONE for device in self.open)
-
-    def has_room(self) -> bool:
-        """Whether the open devices find room, in whatever order, on the root bus or in ports that are there.
-
-        If so, no bus is going to be added.  If not, one may be: only a dry run tells.
-        """
-        if self.abilities.many_roots or not self.has_buses():
+        buses = len(self.controllers)
+        if buses <= max(map(index_of, self.controllers), default=-1):
             return False
-        q35 = self.board.is_q35
-        open_ = (device for device in self.open if not (q35 and _is_first_sata(device)))
-        needs = [need for need in map(self.need, open_) if need.kind is not Kind.NONE]
-        if any(need.integrated for need in needs):
+        if any(place.bus >= buses for _, place in self.places):
             return False
-        kinds = Counter(need.kind for need in needs)
-        slots = _ROOT_SLOTS - len({place.slot for _, place in self.places if not place.bus})
-        if not self.express:
-            # one is kept for a bridge, see ``dry_run``
-            return kinds.keys() <= _ON_ROOT and kinds.total() < slots
-        taken = {place.bus for _, place in self.places}
-        ports = [c for c in self.controllers if c.node.attrib.get("model") == "pcie-root-port"]
-        return (
-            kinds.keys() <= {Kind.PCIE, Kind.PCIE_ROOT_PORT}
-            and kinds[Kind.PCIE_ROOT_PORT] <= slots
-            and kinds[Kind.PCIE] <= sum(index_of(port) not in taken for port in ports)
-        )
+        return all(self.need(device).kind is Kind.NONE for device in self.open)
 
-    def dry_run(self) -> None:
+    def grow(self) -> None:
         """Find out how many buses there must be, and add the controllers that give them."""
-        explicit = max((index_of(controller) for controller in self.controllers), default=-1)
         tree = self.tree(growing=True)
         self.reserve_chipset(tree)
+        lacking = self.ports_lacking(tree)
+        if lacking is None:
+            self.dry_run(tree)
+        else:
+            for number in range(len(tree.buses), len(tree.buses) + lacking):
+                self.add_controller(number, "pcie-root-port")
+        if lacking != 0:
+            self.controllers = pci_controllers(self.domain)
+            self.open = open_devices(self.domain)
+
+    def ports_lacking(self, tree: PciTree) -> int | None:
+        """How many root ports have to be added, where that can be counted; ``None`` where only a dry run tells.
+
+        It can be where each open device takes a slot of the root bus, or a port of its own, and the root bus has room.
+        """
+        if self.abilities.many_roots or len(tree.buses) != len(self.controllers):
+            return None
+        needs = [self.need(device) for device in self.open if wants_pci(device)]
+        kinds = Counter(need.kind for need in needs if need.kind is not Kind.NONE)
+        slots = tree.buses[0].slots[1:].count(0)
+        if any(need.integrated for need in needs):
+            return None
+        if not self.express:
+            # one is kept for a bridge, see ``dry_run``
+            return 0 if kinds.keys() <= _ON_ROOT and kinds.total() < slots else None
+        free = sum(bus.is_empty for bus in tree.buses if bus.model in _PORTS)
+        lacking = max(kinds[Kind.PCIE] - free, 0)
+        if lacking and len(tree.buses) == 1:
+            # an empty port for a device plugged in later
+            lacking += 1
+        fits = (
+            kinds.keys() <= _PORT_OR_BEHIND
+            and kinds[Kind.PCIE_ROOT_PORT] + lacking <= _FUNCTIONS * slots
+            and len(tree.buses) + lacking <= MOST_BUSES
+        )
+        return lacking if fits else None
+
+    def dry_run(self, tree: PciTree) -> None:
+        """Place the open devices in a tree that grows, and add the controllers of the buses that it has grown by."""
+        explicit = max((index_of(controller) for controller in self.controllers), default=-1)
         if not self.express and not all(bus.is_full for bus in tree.buses):
             # room for a bridge that a device plugged in later may need
             tree.next(Need(Kind.PCI))
@@ -195,14 +203,14 @@ class PciLayout:
         number = 1
         while number < len(tree.buses):
             if number not in known:
-                model = tree.buses[number].model
-                controller = self.domain.add(
-                    Controller, {"type": "pci", "index": str(number), "model": model}
-                )
+                controller = self.add_controller(number, tree.buses[number].model)
                 need = self.need(controller)
                 if need.kind is not Kind.NONE and number not in tree.seated:
                     tree.next(need, controller.node)
             number += 1
+
+    def add_controller(self, number: int, model: str) -> Controller:
+        return self.domain.add(Controller, {"type": "pci", "index": str(number), "model": model})
 
     def real_run(self, *, place: bool = True) -> PciTree:
         """Check what has its place; ``place`` the rest."""
@@ -260,10 +268,13 @@ class PciLayout:
         return None
 
 
-#: the slots of a root bus that devices can take: there are 31, but for those of the chipset
-_ROOT_SLOTS = 31 - 1
 #: what a conventional root bus takes
 _ON_ROOT = frozenset({Kind.PCI, Kind.PCI_BRIDGE})
+#: what a root bus of PCI Express takes without limits worth the name, and what goes behind that
+_PORT_OR_BEHIND = frozenset({Kind.PCIE_ROOT_PORT, Kind.PCIE})
+#: models of controllers with a slot for one device
+_PORTS = frozenset({"pcie-root-port", "pcie-switch-downstream-port"})
+_FUNCTIONS = 8
 #: whether there is PCI Express → model of the root
 _ROOT_MODELS = {True: "pcie-root", False: "pci-root"}
 
@@ -304,10 +315,8 @@ def assign_pci(d: Define) -> None:
     complete = bool(layout.controllers) and layout.is_complete()
     if complete and d.start:
         return  # the definition was complete, and was checked when it was made
-    if layout.controllers and not complete and not layout.has_room():
-        layout.dry_run()
-        layout.controllers = pci_controllers(d.domain)
-        layout.open = open_devices(d.domain)
+    if layout.controllers and not complete:
+        layout.grow()
     layout.real_run(place=not complete)
     set_multifunction(layout.places)
     for controller in pci_controllers(d.domain):
