@@ -272,7 +272,6 @@ def test_boot_options() -> None:
     [
         ("<bootmenu enable='yes' timeout='70000'/>", "invalid value for boot menu timeout"),
         ("<bios rebootTimeout='70000'/>", "invalid value for rebootTimeout"),
-        ("<shim>/s</shim>", "shim only allowed with kernel option"),
     ],
 )
 def test_boot_refusals(inside: str, words: str) -> None:

@@ -142,7 +142,7 @@ def test_shared_memory_from_a_server() -> None:
     ],
 )
 def test_shared_memory_that_can_not_be(xml: str, message: str) -> None:
-    assert refusal(f"<shmem name='m'><model type='ivshmem-plain'/>{xml}</shmem>") == f"XML error: {message}"
+    assert refusal(f"<shmem name='m'><model type='ivshmem-plain'/>{xml}</shmem>").endswith(f": {message}")
 
 
 def test_only_a_doorbell_has_a_server() -> None:

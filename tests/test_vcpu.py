@@ -147,7 +147,7 @@ def test_a_topology_fits_or_is_refused(numbers: list[int]) -> None:
         ),
         (
             "<cputune><quota>7</quota></cputune>",
-            "XML error: Value of cputune 'quota' must be in range [1000, 18446744073709551]",
+            "unsupported configuration: Value of cputune 'quota' must be in range [1000, 18446744073709551]",
         ),
     ],
 )

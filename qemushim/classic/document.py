@@ -49,10 +49,7 @@ class BareHex(Hex[int]):
 class Prefixed(Unsigned[int]):
     """A number whose base is told by its prefix, as in C: ``0x`` hexadecimal, ``0`` octal."""
 
-    def read(self, raw: str) -> int:
-        text = raw.strip()
-        octal = text.isascii() and text.isdigit() and text[0] == "0"
-        return int(text, 8) if octal and len(text) <= 16 else super().read(raw)
+    base = 0
 
 
 class Kibibytes(Field[int]):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from qemushim.command.option import Option, Value, compact, to_json
 from qemushim.devices.base import Device, VirtioDriver, virtio_properties
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
-from qemushim.document.fields import Choice, Many, One, Positive, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Field, Integer, Many, One, Positive, Switch, Text, Unsigned
 from qemushim.document.item import Item, Schema, Tail
 from qemushim.document.node import Node
-from qemushim.errors import error
+from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
     from qemushim.context import Build, Define
@@ -125,11 +125,31 @@ class Jack(Backend):
     output = One("output", JackStream)
 
 
+class _DspPolicy(Integer["int | None"]):
+    """OSS's trade of latency for load, from 0."""
+
+    def __init__(self) -> None:
+        Field.__init__(self, "@dspPolicy")
+
+    def read(self, raw: str) -> int:
+        number: int = super().read(raw)
+        if number < 0:
+            raise ValueError(raw)
+        return number
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        try:
+            super().read(raw)
+        except ValueError:
+            return super().wrong(raw, place)
+        return error.xml(f"cannot parse 'dspPolicy' value '{raw}'", place, self.advice())
+
+
 class Oss(Backend):
     head = Tail()
     try_mmap = Switch("@tryMMap")
     exclusive = Switch("@exclusive")
-    dsp_policy = Unsigned("@dspPolicy")
+    dsp_policy = _DspPolicy()
     input = One("input", OssStream)
     output = One("output", OssStream)
     passed = ("try_mmap", "exclusive", "dsp_policy")

@@ -43,8 +43,14 @@ HIGHEST = 1_000_000_000_000_000
 class Limit(Positive):
     """One limit; 0 is none."""
 
+    #: of a group of disks
+    in_group = False
+
     def wrong(self, raw, place):  # type: ignore[no-untyped-def]
-        return error.xml(f"disk iotune field '{place.tag}' must be an integer", place, "a number from 0")
+        what = "disk iotune"
+        if self.in_group:
+            what = "throttle group"
+        return error.xml(f"{what} field '{place.tag}' must be an integer", place, "a number from 0")
 
 
 class Limits(Item):

@@ -337,7 +337,8 @@ def default_bus(device: str, target: str) -> str:
 def _no_target(disk: Disk) -> Exception:
     source = disk.source
     if disk.type == "volume" and source is not None:
-        what = f"pool = '{source.pool}', volume = '{source.volume}'"
+        pool, volume = (source.node.get(name, "(null)") for name in ("pool", "volume"))
+        what = f"pool = '{pool}', volume = '{volume}'"
     else:
         what = disk.shown_path
     device = f" {what}" if what else ""

@@ -13,6 +13,7 @@ from qemushim.devices.audio import audio_backend, check_backend
 from qemushim.devices.base import Device
 from qemushim.devices.graphics_kind import (
     TYPES,
+    Connected,
     GraphicsKind,
     Listen,
     Place,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 #: the first port of VNC: display 0
 VNC_BASE = 5900
+#: characters of a password that VNC looks at
+VNC_PASSWORD = 8
 _DISPLAY = "query-display-options/ret-type/+{}"
 
 
@@ -65,7 +68,7 @@ class Vnc(GraphicsKind):
 
     head = Tail()
     socket = Text("@socket")
-    port = Integer("@port", 0)
+    port = Integer("@port", 0).says("cannot parse vnc port {}", "internal error")
     autoport = Switch("@autoport")
     websocket = Integer("@websocket", 0)
     listen = Text("@listen")
@@ -73,13 +76,13 @@ class Vnc(GraphicsKind):
     share_policy = Choice("@sharePolicy", ("allow-exclusive", "force-shared", "ignore"))
     power_control = Switch("@powerControl")
     passwd = Text("@passwd")
-    passwd_valid_to = Timestamp("@passwdValidTo")
-    connected = Choice("@connected", ("fail", "disconnect", "keep"))
+    passwd_valid_to = Timestamp("@passwdValidTo").later()
+    connected = Connected()
     listens = Many("listen", Listen)
     audio = Unsigned("audio/@id")
 
     def complete(self, d: Define) -> None:
-        complete_password(self.node)
+        complete_password(self.node, self)
         first = complete_listens(self.node, live=d.live)
         if first.type == "socket":
             if (first.socket or "").startswith(f"{d.host.paths.lib}/") and not d.live:
@@ -99,6 +102,13 @@ class Vnc(GraphicsKind):
         self.websocket = self.websocket or None
 
     def check(self, d: Define) -> None:
+        if len(self.passwd or "") > VNC_PASSWORD:
+            message = (
+                f"VNC password is {len(self.passwd or '')} characters long, only {VNC_PASSWORD} permitted"
+            )
+            raise error.unsupported(message, self.node, "a shorter one")
+        if self.connected not in (None, "keep"):
+            raise error.unsupported("VNC supports connected='keep' only", self.node, "connected='keep'")
         if self.power_control is not None and not d.emulator.option("vnc", "power-control"):
             raise error.unsupported("VNC power control is not available", self.node, "drop powerControl=")
 
@@ -160,12 +170,12 @@ class Rdp(GraphicsKind):
     listen = Text("@listen")
     username = Text("@username")
     passwd = Text("@passwd")
-    passwd_valid_to = Timestamp("@passwdValidTo")
-    connected = Choice("@connected", ("fail", "disconnect", "keep"))
+    passwd_valid_to = Timestamp("@passwdValidTo").later()
+    connected = Connected()
     listens = Many("listen", Listen)
 
     def complete(self, d: Define) -> None:
-        complete_password(self.node)
+        complete_password(self.node, self)
         complete_listens(self.node, live=d.live)
         auto = self.autoport or self.port == -1
         self.port = 0 if auto and not d.live else self.port or None
@@ -219,6 +229,9 @@ class Dbus(GraphicsKind):
     audio = Unsigned("audio/@id")
 
     def complete(self, d: Define) -> None:
+        if self.p2p and self.address is not None:
+            message = "D-Bus p2p with an address is not supported"
+            raise error.xml(message, self.node, "drop address=")
         if not self.p2p:
             self.p2p = None
 

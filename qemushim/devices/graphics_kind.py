@@ -58,7 +58,7 @@ class Timestamp(Field["str | None"]):
         return f"{year:04d}-{month:02d}-{date:02d}T{hour:02d}:{minute:02d}:{second:02d}"
 
     def wrong(self, raw: str, place: Node) -> ConfigError:
-        return error.xml(
+        return error.internal(
             f"cannot parse password validity time '{raw}', expect YYYY-MM-DDTHH:MM:SS", place, self.advice()
         )
 
@@ -66,10 +66,23 @@ class Timestamp(Field["str | None"]):
         return "a point in time (UTC), such as 2031-05-31T16:11:22"
 
 
-def complete_password(node: Node) -> None:
+class Connected(Choice["str | None"]):
+    """What happens to clients that are connected when the password changes."""
+
+    def __init__(self) -> None:
+        Field.__init__(self, "@connected")
+        self.values = ("fail", "disconnect", "keep")
+        self.allowed = frozenset(self.values)
+        self.says("unknown connected value {}").later()
+
+
+def complete_password(node: Node, owner: object) -> None:
     """Without a password there is no end of its validity, and nobody whom changing it could disconnect."""
     if "passwd" not in node.attrib:
         node.drop("passwdValidTo", "connected")
+    for name in ("passwd_valid_to", "connected"):
+        # what there is no password for is not read
+        _ = getattr(owner, name)
 
 
 # -- listening -----------------------------------------------------------------------------------------------
@@ -153,7 +166,14 @@ def _complete_listen(listen: Listen, graphics: Node, *, live: bool) -> None:
             f"listen type 'socket' is not available for graphics type '{owner}'", listen.node
         )
     if listen.network and kind != "network":
-        raise error.xml("network attribute not allowed when listen type is not network", listen.node)
+        message = "'network' attribute is valid only for listen type 'network'"
+        raise error.xml(message, listen.node, "drop network=")
+    if "socket" in listen.node.attrib and kind != "socket":
+        message = "'socket' attribute is valid only for listen type 'socket'"
+        raise error.xml(message, listen.node, "drop socket=")
+    if kind == "network" and not listen.network:
+        message = "'network' attribute is required for listen type 'network'"
+        raise error.xml(message, listen.node, "network='default'")
     kept = ("address", "network") if live and kind == "network" else (kind,)
     for name in ("address", "network", "socket"):
         if name not in kept or not listen.node.get(name):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
 from qemushim.devices.graphics_kind import (
+    Connected,
     GraphicsKind,
     Listen,
     Place,
@@ -57,8 +58,8 @@ class Spice(GraphicsKind):
     keymap = Text("@keymap")
     default_mode = Choice("@defaultMode", MODES)
     passwd = Text("@passwd")
-    passwd_valid_to = Timestamp("@passwdValidTo")
-    connected = Choice("@connected", ("fail", "disconnect", "keep"))
+    passwd_valid_to = Timestamp("@passwdValidTo").later()
+    connected = Connected()
     listens = Many("listen", Listen)
     channels = Many("channel", SpiceChannel)
     image = Choice("image/@compression", ("auto_glz", "auto_lz", "quic", "glz", "lz", "off"), required=True)
@@ -73,7 +74,7 @@ class Spice(GraphicsKind):
     rendernode = Text("gl/@rendernode")
 
     def complete(self, d: Define) -> None:
-        complete_password(self.node)
+        complete_password(self.node, self)
         first = complete_listens(self.node, live=d.live)
         port, tls_port = self.port, self.tls_port
         auto = self.autoport or (port == -1 and tls_port == -1)

@@ -10,7 +10,7 @@ from qemushim.devices.base import Device
 from qemushim.devices.charsource import socket_chardev
 from qemushim.devices.placement import address_properties, zpci_options
 from qemushim.document.fields import Choice, OnOff, Present, Text, Unsigned
-from qemushim.document.units import to_bytes
+from qemushim.document.units import TooLargeError, to_bytes
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Shmem(Device):
 
     tag = "shmem"
 
-    name = Text("@name", "", required=True)
+    name = Text("@name", "").needs("shmem element must contain 'name' attribute")
     role = Choice("@role", ("master", "peer"))
     model = Choice("model/@type", MODELS, "ivshmem")
     size_unit = Text("size/@unit")
@@ -44,10 +44,16 @@ class Shmem(Device):
         """Bytes; 0: the server decides."""
         if self.size_text is None:
             return 0
+        raw = self.node.ensure("size").text
         try:
-            return to_bytes(self.size_text, self.size_unit, "bytes")
+            return to_bytes(raw, self.size_unit, "bytes")
+        except TooLargeError as reason:
+            raise error.plain(f"numerical overflow: {reason}", self.node, "less than 16 EiB") from None
         except ValueError as reason:
-            raise error.argument(str(reason), self.node, "KiB, MiB, GiB, …") from None
+            if "unknown suffix" in str(reason):
+                raise error.argument(str(reason), self.node, "KiB, MiB, GiB, …") from None
+            message = f"Invalid value '{raw}' for element or attribute './size[1]'"
+            raise error.xml(message, self.node, "a number") from None
 
     @property
     def socket_path(self) -> str:

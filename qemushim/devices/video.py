@@ -132,13 +132,29 @@ class Video(Device):
     def _check_memory(self, kind: str) -> None:
         for name in ("ram", "vram64", "vgamem"):
             if kind != "qxl" and getattr(self, name):
-                raise error.xml(
+                raise error.unsupported(
                     f"{name} attribute only supported for video type qxl", self.node, f"drop {name}="
                 )
 
     # -- checks ----------------------------------------------------------------------------------------------
 
+    def _check_drawing(self) -> None:
+        model = self.node.ensure("model")
+        acceleration = model.child("acceleration")
+        if acceleration is None:
+            return
+        if self.accel2d is None and self.accel3d is None and self.rendernode is None:
+            message = "missing values for acceleration"
+            raise error.unsupported(message, acceleration, "accel3d='yes' or 'no'")
+        if self.rendernode is not None and not self.is_vhost_user:
+            message = "unsupported rendernode accel attribute without 'vhostuser'"
+            raise error.unsupported(message, acceleration, "drop rendernode=")
+
     def check(self, d: Define) -> None:
+        self._check_drawing()
+        if self.heads > 1 and self.type not in _SECONDARY:
+            message = f"video type '{self.type}' doesn't support multiple 'heads'"
+            raise error.unsupported(message, self.node, "heads='1'")
         others = d.domain.all(Video)
         if len(others) > 1:
             if self.type == "none":

@@ -105,7 +105,9 @@ class Panic(Device):
 
     tag = "panic"
 
-    model = Choice("@model", ("default", "isa", "pseries", "hyperv", "s390", "pvpanic"))
+    model = Choice("@model", ("default", "isa", "pseries", "hyperv", "s390", "pvpanic")).says(
+        "unknown panic model '{}'"
+    )
 
     def complete(self, d: Define) -> None:
         if self.model in (None, "default"):

@@ -91,6 +91,13 @@ class Field(Generic[T]):
         """What is written for the text of a document; ``None``: nothing."""
         return self.write(self.read(raw))
 
+    def final(self, raw: str, node: Node) -> str | None:
+        """The same for the text of a definition, whose ``late`` fields may not have been looked at."""
+        try:
+            return self.canonical(raw, node)
+        except ValueError:
+            raise self.wrong(raw, node) from None
+
     def place(self, node: Node) -> Node | None:
         """The element that holds the value."""
         return node.descend(self.steps)

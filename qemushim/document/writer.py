@@ -47,12 +47,12 @@ def _write(node: Node, schema: Schema, indent: str, out: list[str], live: bool) 
         for name, field in schema.attributes.items():
             raw = given.get(name)
             if raw is not None and (live or not field.live):
-                value = field.canonical(raw, node)
+                value = field.final(raw, node)
                 if value is not None:
                     head += f" {name}='{escape(value).translate(_BLANKS)}'"
     if schema.text is not None:
         raw = node.text.strip() if node.text.strip() else None
-        text = schema.text.canonical(node.text if not _blank(node) else "", node) if raw is not None else None
+        text = schema.text.final(node.text if not _blank(node) else "", node) if raw is not None else None
         if text:
             out.append(f"{head}>{escape(text)}</{node.tag}>\n")
             return

@@ -68,8 +68,6 @@ def read_usb_host(line: Line, argument: Argument) -> None:
         if bag.has("hostport"):
             raise UnreadableError("usb-host by the port of the host")
         source.attrib["startupPolicy"] = "optional"
-        source.add("vendor", {"id": "0xffff"})
-        source.add("product", {"id": "0xffff"})
         line.note("lost", "usb-host: which device of the host it is, is not on the command line", argument)
     one, every = bag.switch("guest-reset"), bag.switch("guest-resets-all")
     if one is not None:

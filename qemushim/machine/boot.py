@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option
 from qemushim.devices.storage import Source
-from qemushim.document.fields import Choice, Integer, Long, Many, One, Switch, Text
+from qemushim.devices.storage_define import complete_source
+from qemushim.document.fields import Choice, Integer, Many, One, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.errors import error
 
@@ -71,7 +72,7 @@ class Os(Item):
     """``<os>``"""
 
     tag = "os"
-    firmware = Choice("@firmware", FIRMWARE)
+    firmware = Choice("@firmware", ("", *FIRMWARE)).says("unknown firmware value {}", "XML error")
     arch = Text("type/@arch")
     machine = Text("type/@machine")
     type = Text("type")
@@ -87,18 +88,29 @@ class Os(Item):
     tables = Many("acpi/table", AcpiTable)
     boots = Many("boot", Boot)
     menu = Switch("bootmenu/@enable")
-    menu_timeout = Long("bootmenu/@timeout")
+    menu_timeout = Unsigned("bootmenu/@timeout")
     use_serial = Switch("bios/@useserial")
     reboot_timeout = Integer("bios/@rebootTimeout")
-    smbios = Choice("smbios/@mode", ("none", "emulate", "host", "sysinfo"))
+    smbios = Choice("smbios/@mode", ("none", "emulate", "host", "sysinfo")).says("unknown smbios mode '{}'")
 
 
 def complete_loader(d: Define) -> None:
     """A loader that is a path and nothing else is a ROM."""
     os = d.domain.os
-    loader = os.loader if os is not None else None
+    if os is None:
+        return
+    if os.firmware == "":
+        os.firmware = None
+    loader, nvram = os.loader, os.nvram
     if loader is not None and loader.path and loader.type is None:
         loader.type = "rom"
+    if nvram is not None and nvram.source is not None:
+        source = nvram.source.node
+        name = source.get("name")
+        complete_source(source, nvram.type or "file")
+        if name is not None:
+            # the LUN of an iSCSI server stays unsaid here
+            source.set("name", name)
 
 
 def complete_boot(d: Define) -> None:
@@ -145,6 +157,12 @@ def check_firmware(d: Define) -> None:
                 loader.node,
                 "<os firmware='efi'>",
             )
+        if loader is None and nvram is not None:
+            raise error.plain(
+                "no loader path specified and firmware auto selection disabled",
+                nvram.node,
+                "<os firmware='efi'>",
+            )
     if loader is not None:
         _check_loader(os, loader, nvram)
     if nvram is not None:
@@ -185,17 +203,15 @@ def check_boot(d: Define) -> None:
         raise error.unsupported(
             "BIOS serial console is only supported on x86 architectures", os.node.child("bios")
         )
-    if os.shim:
-        if not os.kernel:
-            raise error.unsupported("shim only allowed with kernel option", os.node.child("shim"))
-        if not d.emulator.device_property("none-machine", "shim"):
-            raise error.unsupported("shim is not supported with this QEMU binary", os.node.child("shim"))
+    if os.shim and not d.emulator.device_property("none-machine", "shim"):
+        raise error.unsupported("shim is not supported with this QEMU binary", os.node.child("shim"))
 
 
 def check_bootloader(d: Define) -> None:
     """Xen's way to start a guest's kernel."""
-    if d.domain.bootloader:
-        raise error.unsupported("bootloader is not supported by QEMU", d.domain.node.child("bootloader"))
+    if d.domain.bootloader or d.domain.bootloader_args:
+        node = d.domain.node.child("bootloader") or d.domain.node.child("bootloader_args")
+        raise error.unsupported("bootloader is not supported by QEMU", node, "<kernel> and <initrd> of <os>")
 
 
 def check_menu(d: Define) -> None:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from qemushim.board import ARM, PPC64, S390, X86
 from qemushim.document.fields import (
     Choice,
-    Integer,
     Many,
+    Natural,
     One,
     OnOff,
     Positive,
     Text,
-    Unsigned,
 )
 from qemushim.document.item import Item
 from qemushim.errors import error
@@ -64,7 +63,7 @@ class Cpu(Item):
     check = Choice("@check", CHECKS)
     migratable = OnOff("@migratable")
     deprecated_features = OnOff("@deprecated_features")
-    fallback = Choice("model/@fallback", ("allow", "forbid")).says("Invalid fallback attribute")
+    fallback = Choice("model/@fallback", ("", "allow", "forbid")).says("Invalid fallback attribute")
     vendor_id = Text("model/@vendor_id")
     model = Text("model")
     vendor = Text("vendor")
@@ -73,11 +72,11 @@ class Cpu(Item):
     clusters = Positive("topology/@clusters")
     cores = Positive("topology/@cores", required=True)
     threads = Positive("topology/@threads", required=True)
-    cache_level = Integer("cache/@level")
+    cache_level = Natural("cache/@level")
     cache_mode = Choice("cache/@mode", CACHE_MODES, required=True)
     address_mode = Choice("maxphysaddr/@mode", ("emulate", "passthrough"), required=True)
-    address_bits = Unsigned("maxphysaddr/@bits")
-    address_limit = Unsigned("maxphysaddr/@limit")
+    address_bits = Natural("maxphysaddr/@bits")
+    address_limit = Positive("maxphysaddr/@limit")
     features = Many("feature", CpuFeature)
     numa = One("numa", Numa)
 
@@ -256,14 +255,19 @@ def _check_cache(cpu: Cpu) -> None:
     node, mode, level = cpu.node.child("cache"), cpu.cache_mode, cpu.cache_level
     if node is None:
         return
+    if len(cpu.node.all("cache")) > 1:
+        message = "at most one CPU cache element may be specified"
+        raise error.xml(message, cpu.node.all("cache")[1], "keep one")
+    if level is not None and not 1 <= level <= 3:
+        raise error.xml("invalid CPU cache level, must be in range [1,3]", node, "level='3'")
     if mode == "emulate" and level != 3:
         raise error.unsupported(f"CPU cache mode '{mode}' can only be used with level='3'", node, "level='3'")
-    if mode != "emulate" and level is not None:
-        message = f"unsupported CPU cache level for mode '{mode}'"
-        raise error.unsupported(message, node, "remove level")
     if mode == "passthrough" and cpu.mode not in PASSTHROUGH:
         message = f"CPU cache mode '{mode}' can only be used with 'host-passthrough' / 'maximum' CPUs"
         raise error.unsupported(message, node, "<cpu mode='host-passthrough'>")
+    if mode != "emulate" and level is not None:
+        message = f"unsupported CPU cache level for mode '{mode}'"
+        raise error.unsupported(message, node, "remove level")
 
 
 def _check_address_size(cpu: Cpu) -> None:
@@ -276,7 +280,7 @@ def _check_address_size(cpu: Cpu) -> None:
         )
         raise error.unsupported(message, node, "limit='N', or mode='emulate'")
     if cpu.address_mode == "emulate" and cpu.address_limit is not None:
-        message = "CPU maximum physical address bits limit specification cannot be used with mode='emulate'"
+        message = "attribute 'limit' is only supported for maxphysaddr mode 'passthrough'"
         raise error.unsupported(message, node, "bits='N', or mode='passthrough'")
 
 

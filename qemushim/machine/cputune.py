@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qemushim.document.fields import Choice, Integer, Long, Many, NumberSet, Text, Unsigned
+from qemushim.document.fields import Choice, Integer, Long, Many, NumberSet, Positive, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.node import Node
 from qemushim.document.units import format_set, parse_set, to_bytes
@@ -30,7 +30,7 @@ class VcpuPin(Item):
 
 class IothreadPin(Item):
     tag = "iothreadpin"
-    iothread = Unsigned("@iothread", required=True)
+    iothread = Positive("@iothread", required=True)
     cpuset = NumberSet("@cpuset")
 
 
@@ -46,6 +46,18 @@ class IothreadScheduler(Item):
     iothreads = NumberSet("@iothreads")
     scheduler = Choice("@scheduler", SCHEDULERS, required=True)
     priority = Integer("@priority")
+
+
+class _Members(NumberSet["list[int] | None"]):
+    """The vCPUs that something is for."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__("@vcpus")
+        self.says(f"Invalid {owner} attribute 'vcpus' value '{{}}'", "XML error")
+        self.needs(f"Missing {owner} attribute 'vcpus'")
+
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        return error.plain(self.words.format(raw), place, "numbers and ranges: 0-3")
 
 
 class CacheShare(Item):
@@ -64,12 +76,12 @@ class Monitor(Item):
 
     tag = "monitor"
     level = Unsigned("@level")
-    vcpus = NumberSet("@vcpus")
+    vcpus = _Members("monitor")
 
 
 class CacheTune(Item):
     tag = "cachetune"
-    vcpus = NumberSet("@vcpus")
+    vcpus = _Members("cachetune")
     caches = Many("cache", CacheShare)
     monitors = Many("monitor", Monitor)
 
@@ -84,7 +96,7 @@ class Bandwidth(Item):
 
 class MemoryTune(Item):
     tag = "memorytune"
-    vcpus = NumberSet("@vcpus")
+    vcpus = _Members("memorytune")
     nodes = Many("node", Bandwidth)
     monitors = Many("monitor", Monitor)
 
@@ -93,15 +105,19 @@ class Cputune(Item):
     """``<cputune>``: what the host gives to the guest's threads.  Periods and quotas are microseconds."""
 
     tag = "cputune"
-    shares = Unsigned("shares")
-    period = Unsigned("period")
-    quota = Integer("quota")
-    global_period = Unsigned("global_period")
-    global_quota = Integer("global_quota")
-    emulator_period = Unsigned("emulator_period")
-    emulator_quota = Integer("emulator_quota")
-    iothread_period = Unsigned("iothread_period")
-    iothread_quota = Integer("iothread_quota")
+    shares = Unsigned("shares").says("can't parse cputune shares value", "XML error")
+    period = Unsigned("period").says("can't parse cputune period value", "XML error")
+    quota = Integer("quota").says("can't parse cputune quota value", "XML error")
+    global_period = Unsigned("global_period").says("can't parse cputune global period value", "XML error")
+    global_quota = Integer("global_quota").says("can't parse cputune global quota value", "XML error")
+    emulator_period = Unsigned("emulator_period").says(
+        "can't parse cputune emulator period value", "XML error"
+    )
+    emulator_quota = Integer("emulator_quota").says("can't parse cputune emulator quota value", "XML error")
+    iothread_period = Unsigned("iothread_period").says(
+        "can't parse cputune iothread period value", "XML error"
+    )
+    iothread_quota = Integer("iothread_quota").says("can't parse cputune iothread quota value", "XML error")
     vcpupins = Many("vcpupin", VcpuPin)
     emulatorpin = NumberSet("emulatorpin/@cpuset")
     iothreadpins = Many("iothreadpin", IothreadPin)
@@ -131,6 +147,10 @@ def complete_cputune(d: Define) -> None:
     scheds = _schedulers(tune.node, "vcpusched", "vcpus", list(range(vcpu_maximum(domain))))
     scheds += _schedulers(tune.node, "iothreadsched", "iothreads", ids)
     tune.node.children = others + pins + scheds
+    for tag in ("emulatorpin", "emulatorsched"):
+        if len(tune.node.all(tag)) > 1:
+            raise error.xml(f"only one {tag} is supported", tune.node.all(tag)[1], "keep one")
+    _check_shares(tune)
     for emulator in tune.node.all("emulatorpin"):
         _check_cpuset(emulator)
     for emulator in tune.node.all("emulatorsched"):
@@ -153,7 +173,7 @@ def _check_bandwidth(tune: Cputune) -> None:
 def _out_of_range(tune: Cputune, name: str, limits: tuple[int, int]) -> ConfigError:
     low, high = limits
     message = f"Value of cputune '{name}' must be in range [{low}, {high}]"
-    return error.xml(message, tune.node.child(name), "microseconds")
+    return error.unsupported(message, tune.node.child(name), "microseconds")
 
 
 def _vcpu_pins(tune: Cputune, maximum: int) -> list[Node]:
@@ -186,7 +206,7 @@ def _check_cpuset(node: Node) -> None:
     """Host CPUs must be given, and be some."""
     raw = node.get("cpuset")
     if raw is None:
-        raise error.xml(f"missing cpuset for {node.tag}", node, "cpuset='0-3'")
+        raise error.internal(f"missing cpuset for {node.tag}", node, "cpuset='0-3'")
     if not _numbers(raw, node):
         raise error.unsupported(f"Invalid value of 'cpuset': {raw}", node, "numbers of host CPUs: 0-3,7")
 
@@ -199,7 +219,8 @@ def _schedulers(tune: Node, tag: str, attribute: str, members: list[int]) -> lis
         raw = node.get(attribute)
         numbers = _numbers(raw, node) if raw else []
         if not numbers:
-            raise error.xml(f"Missing {tag} '{attribute}' attribute", node, "numbers and ranges: 0-3")
+            message = f"Missing attribute '{attribute}' in element '{tag}'"
+            raise error.xml(message, node, "numbers and ranges: 0-3")
         _drop_priority(node)
         for number in numbers:
             if number in found:
@@ -224,12 +245,46 @@ def _drop_priority(node: Node) -> None:
         raise error.xml(message, node, "priority='1'")
 
 
+def _check_shares(tune: Cputune) -> None:
+    """What is given to the same vCPUs, or of the same cache, twice."""
+    taken: list[list[int]] = []
+    for item in tune.cachetunes:
+        if item.vcpus in taken:
+            raise error.xml("Identical vcpus in cachetunes found", item.node, "keep one")
+        taken.append(item.vcpus or [])
+        shares: set[tuple[int | None, int | None, str | None]] = set()
+        for share in item.caches:
+            key = (share.level, share.id, share.type)
+            if key in shares:
+                message = (
+                    f"Colliding cache allocations for cache level '{share.level}' id '{share.id}', "
+                    f"type '{share.type}'"
+                )
+                raise error.xml(message, share.node, "keep one")
+            shares.add(key)
+        for monitor in item.monitors:
+            if not monitor.level:
+                message = "Missing required attribute 'level' in element 'monitor'"
+                if monitor.level is not None:
+                    message = f"Invalid monitor cache level '{monitor.level}'"
+                raise error.xml(message, monitor.node, "level='3'")
+    for memory in tune.memorytunes:
+        nodes: set[int | None] = set()
+        for node in memory.nodes:
+            if node.id in nodes:
+                raise error.xml(f"Memory Bandwidth already defined for node {node.id}", node.node, "keep one")
+            nodes.add(node.id)
+
+
 def _write_pretty(node: Node) -> None:
     """A size in the largest binary unit that holds it whole."""
     try:
         size = to_bytes(node.get("size") or "", node.get("unit"), "KiB")
-    except ValueError:
-        raise error.xml(f"Invalid cache allocation size '{node.get('size')}'", node) from None
+    except ValueError as reason:
+        if "unknown suffix" in str(reason):
+            raise error.argument(str(reason), node, "unit='KiB'") from None
+        message = f"Invalid cache allocation size '{node.get('size')}'"
+        raise error.xml(message, node, "a number") from None
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     power = 0
     while power < len(units) - 1 and size and size % 1024 == 0:

@@ -43,10 +43,14 @@ class MemoryBacking(Item):
     pages = Many("hugepages/page", Page)
     nosharepages = Present("nosharepages")
     locked = Present("locked")
-    source = Choice("source/@type", ("file", "anonymous", "memfd"))
-    access = Choice("access/@mode", ("shared", "private"))
-    allocation = Choice("allocation/@mode", ("immediate", "ondemand"))
-    threads = Unsigned("allocation/@threads")
+    source = Choice("source/@type", ("", "file", "anonymous", "memfd")).says(
+        "unknown memoryBacking/source/type '{}'"
+    )
+    access = Choice("access/@mode", ("", "shared", "private")).says("unknown memoryBacking/access/mode '{}'")
+    allocation = Choice("allocation/@mode", ("", "immediate", "ondemand")).says(
+        "unknown memoryBacking/allocation/mode '{}'"
+    )
+    threads = Unsigned("allocation/@threads").says("Failed to parse memory allocation threads", "XML error")
     discard = Present("discard")
 
 

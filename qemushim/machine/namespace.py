@@ -153,7 +153,7 @@ def check_namespace(d: Define) -> None:
     if commandline is not None:
         for argument in commandline.arguments:
             if argument.value is None:
-                raise error.xml(
+                raise error.internal(
                     "No qemu command-line argument specified", argument.node, "<qemu:arg value='…'/>"
                 )
         for variable in commandline.variables:

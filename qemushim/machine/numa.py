@@ -84,9 +84,11 @@ class NumaTune(Item):
     """``<numatune>``: where the memory of the guest comes from."""
 
     tag = "numatune"
-    mode = Choice("memory/@mode", MODES)
+    mode = Choice("memory/@mode", MODES).says("Unsupported NUMA memory tuning mode '{}'")
     nodes = NumberSet("memory/@nodeset")
-    placement = Choice("memory/@placement", ("static", "auto"))
+    placement = Choice("memory/@placement", ("static", "auto")).says(
+        "Unsupported NUMA memory placement mode '{}'"
+    )
     bindings = Many("memnode", MemNode)
 
 

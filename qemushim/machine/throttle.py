@@ -44,9 +44,9 @@ def check_throttle(d: Define) -> None:
     for group in throttle_groups(d.domain):
         name = group.group_name
         if not name:
-            raise error.xml("Missing group_name in <throttlegroup>", group.node)
+            raise error.xml("missing group name", group.node, "<group_name>slow</group_name>")
         if name in seen:
-            raise error.xml(f"duplicate group name '{name}' found", group.node)
+            raise error.xml(f"duplicate group name '{name}' found", group.node, "give each its own")
         seen.add(name)
         group.check()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qemushim.document.fields import Choice, Many, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.sizes import Size
+from qemushim.document.units import parse_integer
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -19,16 +20,31 @@ if TYPE_CHECKING:
 UNLIMITED = (1 << 53) - 1
 
 
+class _Rate(Unsigned["int | None"]):
+    """How much of a block device the guest gets; as in C, a negative number is a large one."""
+
+    def __init__(self, path: str, bits: int, words: str) -> None:
+        super().__init__(path)
+        self.bits = bits
+        self.says(words)
+
+    def read(self, raw: str) -> int:
+        number = parse_integer(raw)
+        if not -(1 << self.bits) < number < 1 << self.bits:
+            raise ValueError(raw)
+        return number % (1 << self.bits)
+
+
 class BlkioDevice(Item):
     """``<device>`` of ``<blkiotune>``: limits of one block device of the host."""
 
     tag = "device"
     path = Text("path")
-    weight = Unsigned("weight")
-    read_iops = Unsigned("read_iops_sec")
-    write_iops = Unsigned("write_iops_sec")
-    read_bytes = Unsigned("read_bytes_sec")
-    write_bytes = Unsigned("write_bytes_sec")
+    weight = _Rate("weight", 32, "could not parse weight {}")
+    read_iops = _Rate("read_iops_sec", 32, "could not parse read iops sec {}")
+    write_iops = _Rate("write_iops_sec", 32, "could not parse write iops sec {}")
+    read_bytes = _Rate("read_bytes_sec", 64, "could not parse read bytes sec {}")
+    write_bytes = _Rate("write_bytes_sec", 64, "could not parse write bytes sec {}")
 
 
 class Blkiotune(Item):
@@ -57,12 +73,23 @@ class Resource(Item):
     appid = Text("fibrechannel/@appid")
 
 
+class _Id(Unsigned[int]):
+    """One number of a range, without which it is none."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, 0)
+        self.says(_WRONG_RANGE, "XML error").needs(_WRONG_RANGE)
+
+
+_WRONG_RANGE = "invalid idmap start/target/count settings"
+
+
 class IdRange(Item):
     """``<uid>`` or ``<gid>``: a range of ids of the guest and where it begins on the host."""
 
-    start = Unsigned("@start", 0)
-    target = Unsigned("@target", 0)
-    count = Unsigned("@count", 0)
+    start = _Id("@start")
+    target = _Id("@target")
+    count = _Id("@count")
 
 
 class Idmap(Item):
@@ -109,7 +136,14 @@ def complete_tune(d: Define) -> None:
     """Block I/O, memory limits, resource, id map, performance events."""
     domain = d.domain
     blkio = domain.blkiotune
+    paths: set[str | None] = set()
     for device in blkio.devices if blkio is not None else ():
+        if not device.path:
+            raise error.unsupported("missing per-device path", device.node, "<path>/dev/sda</path>")
+        if device.path in paths:
+            message = f"duplicate blkio device path '{device.path}'"
+            raise error.unsupported(message, device.node, "keep one")
+        paths.add(device.path)
         if not any(
             (device.weight, device.read_iops, device.write_iops, device.read_bytes, device.write_bytes)
         ):
@@ -129,6 +163,7 @@ def complete_tune(d: Define) -> None:
         limits.min_guarantee = limits.min_guarantee or None
     perf = domain.perf
     if perf is not None:
+        _check_events(perf)
         place = {name: number for number, name in enumerate(EVENTS)}
         perf.node.children = [e.node for e in sorted(perf.events, key=lambda e: place[e.name or ""])]
     ids = domain.idmap
@@ -137,6 +172,15 @@ def complete_tune(d: Define) -> None:
             ranges = sorted(ids.node.all(tag), key=lambda node: IdRange(node).start)
             ids.node.discard(tag)
             ids.node.children.extend(ranges)
+
+
+def _check_events(perf: Perf) -> None:
+    seen: set[str | None] = set()
+    for event in perf.events:
+        if event.name in seen:
+            message = f"perf event '{event.name}' was already specified"
+            raise error.xml(message, event.node, "keep one")
+        seen.add(event.name)
 
 
 def check_limits(d: Define) -> None:
