@@ -230,7 +230,7 @@ def test_memory_attributes() -> None:
     told = cells(1, 1, extra=links).replace(
         "<cell id='1' cpus='1' memory='1' unit='MiB'/>",
         "<cell id='1' memory='1' unit='MiB'><cache level='1' associativity='full' policy='writethrough'>"
-        "<size value='1' unit='MiB'/><line value='64' unit='B'/></cache></cell>",
+        "<size value='1024' unit='KiB'/><line value='64' unit='B'/></cache></cell>",
     )
     text = stored(told)
     assert text.index("<bandwidth") < text.index("<latency")

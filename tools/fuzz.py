@@ -45,8 +45,13 @@ MEMORY = 4 << 30
 #: what libvirt too accepts at first, and refuses in its own definition
 UNREADABLE = (
     *("number of ISA serial ports", "already allocated", "ISA serial target port"),
-    # a volume that names no pool is written without its source
+    # a volume that names no pool is written without its source, so is the data of an image that are nowhere
     "missing source information for device",
+    "missing disk data file store source",
+    # so is a USB device of the host that is any
+    "Missing <source> element in hostdev device",
+    # a controller that is none beside the one that every machine has
+    "USB is disabled for this domain",
 )
 #: what libvirt starts a guest with and leaves out of the definition, where the disk is on a SCSI bus
 SCSI_REMOVABLE = "removable="

@@ -147,7 +147,7 @@ class Disk(Device):
     shareable = Present("shareable")
     transient = Present("transient")
     share_backing = Switch("transient/@shareBacking")
-    serial = Text("serial")
+    serial = Text("serial").as_written()
     wwn = Text("wwn")
     vendor = Text("vendor")
     product = Text("product")
@@ -211,7 +211,8 @@ class Disk(Device):
 
     def _complete_empty(self, source: Node | None) -> None:
         """A drive without a medium; disks have one."""
-        if self.device in ("cdrom", "floppy") and (source is None or self.type not in ("dir", "volume")):
+        named = source is not None and (self.type == "dir" or "pool" in source.attrib)
+        if self.device in ("cdrom", "floppy") and not named:
             self.node.set("type", "file")
         if source is not None:
             # an empty path is no medium, and is not stored

@@ -189,7 +189,7 @@ class Hostdev(Device):
         _ = found.startup_policy, found.guest_reset
         self._check_team()
         if self.type != "scsi":
-            self.readonly = self.shareable = False
+            self.node.children = [c for c in self.node.children if c.tag not in ("readonly", "shareable")]
             if self.sgio is not None:
                 raise error.xml("sgio is only supported for scsi host device", self.node)
             if self.rawio is not None:

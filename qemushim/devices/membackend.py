@@ -137,7 +137,7 @@ def page_size(b: Build, want: Memory) -> tuple[int | None, bool]:
     size: int | None = None
     must = False
     own = want.device.find("source/pagesize") if want.device is not None else None
-    if own is not None:
+    if own is not None and own.text.strip():
         size, must = to_kib(own.text, own.get("unit")), True
     else:
         for amount, cells in backing_of(b).pages:
@@ -263,7 +263,8 @@ def backend_properties(b: Build, want: Memory) -> dict[str, Value]:
     out["size"] = want.size * 1024
     if model == "nvdimm" and device is not None:
         align = device.find("source/alignsize")
-        out["align"] = to_kib(align.text, align.get("unit")) * 1024 if align is not None else None
+        known = align is not None and align.text.strip()
+        out["align"] = to_kib(align.text, align.get("unit")) * 1024 if align is not None and known else None
         out["pmem"] = True if pmem else None
     mode, nodes = _nodes(b, want)
     if nodes:

@@ -35,6 +35,8 @@ class Field(Generic[T]):
     live = False
     #: blanks around the text of an element belong to the value
     exact = False
+    #: a text of nothing but blanks is one too, and stays as it is
+    verbatim = False
     #: not read before it is used: it may belong to another kind of its element, and is no mistake there
     late = False
 
@@ -63,6 +65,11 @@ class Field(Generic[T]):
     def says(self, words: str, prefix: str = "unsupported configuration") -> Self:
         """The field, with words of its own for a value that is refused (``{}``: the value)."""
         self.words = f"{prefix}: {words}"
+        return self
+
+    def as_written(self) -> Self:
+        """The field, whose blanks belong to the value."""
+        self.verbatim = True
         return self
 
     def later(self) -> Self:
@@ -147,7 +154,8 @@ class Field(Generic[T]):
         elif self.steps:
             parent = node.descend(self.steps[:-1]) if len(self.steps) > 1 else node
             assert parent is not None
-            parent.remove(found)
+            # of several the first counts: the others are not to take its place
+            parent.children = [child for child in parent.children if child.tag != found.tag]
         else:
             found.text = ""
 

@@ -50,6 +50,9 @@ def _write(node: Node, schema: Schema, indent: str, out: list[str], live: bool) 
                 value = field.final(raw, node)
                 if value is not None:
                     head += f" {name}='{escape(value).translate(_BLANKS)}'"
+    if schema.text is not None and schema.text.verbatim and node.text:
+        out.append(f"{head}>{escape(node.text)}</{node.tag}>\n")
+        return
     if schema.text is not None:
         raw = node.text.strip() if node.text.strip() else None
         text = schema.text.final(node.text if not _blank(node) else "", node) if raw is not None else None

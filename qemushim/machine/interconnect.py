@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qemushim.command.option import Option, Value
-from qemushim.document.fields import Choice, Field, Unsigned
+from qemushim.document.fields import Choice, Field, Long, Positive, Unsigned
 from qemushim.document.item import Item, Tail
 from qemushim.document.sizes import KibUnit, SizeAttribute
-from qemushim.document.units import parse_unsigned, to_bytes
-from qemushim.errors import error
+from qemushim.errors import ConfigError, error
 
 if TYPE_CHECKING:
     from qemushim.context import Build, Define
@@ -28,14 +27,18 @@ POLICY = {"none": "none", "writeback": "write-back", "writethrough": "write-thro
 HIERARCHY = ("memory", "first-level", "second-level", "third-level")
 
 
-class _Bytes(Field[int]):
-    """An amount in bytes, with its unit beside it."""
+class _Amount(Long[int]):
+    """An amount whose unit libvirt does not look at: KiB of a cache, bytes of its lines."""
 
-    def read(self, raw: str) -> int:
-        return parse_unsigned(raw)
+    def __init__(self, path: str) -> None:
+        super().__init__(path, 0)
 
-    def canonical(self, raw: str, node: Node) -> str | None:
-        return str(to_bytes(raw, node.get("unit"), "B"))
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        where = f"./{place.tag}/@value"
+        message = f"Invalid value '{raw}' for element or attribute '{where}'"
+        if not raw:
+            message = f"missing element or attribute '{where}'"
+        return error.xml(message, place, "a number")
 
 
 class _ByteUnit(Field[str]):
@@ -47,14 +50,14 @@ class Cache(Item):
     """``<cache>``: a cache in front of the memory of a cell."""
 
     tag = "cache"
-    level = Unsigned("@level", 0)
+    level = Positive("@level", 0, required=True)
     associativity = Choice("@associativity", ASSOCIATIVITY, required=True)
     policy = Choice("@policy", POLICY, required=True)
     #: KiB
-    size = SizeAttribute("size/@value", 0)
+    size = _Amount("size/@value")
     size_unit = KibUnit("size/@unit")
     #: bytes
-    line = _Bytes("line/@value")
+    line = _Amount("line/@value")
     line_unit = _ByteUnit("line/@unit")
 
 
@@ -97,15 +100,18 @@ def complete_hmat(d: Define) -> None:
     """Sizes in KiB, lines in bytes."""
     numa = d.domain.node.find("cpu/numa")
     for cell in numa.all("cell") if numa is not None else ():
+        levels: set[int] = set()
         for node in cell.all("cache"):
             cache = Cache(node)
-            cache.size = cache.size
-            line = node.child("line")
-            if line is not None and line.get("value"):
-                line.attrib = {
-                    "value": str(to_bytes(line.attrib["value"], line.get("unit"), "B")),
-                    "unit": "B",
-                }
+            for tag, unit in (("size", "KiB"), ("line", "B")):
+                amount = node.child(tag)
+                if amount is None or amount.get("value") is None:
+                    message = f"missing element or attribute './{tag}/@value'"
+                    raise error.xml(message, node, f"<{tag} value='64' unit='{unit}'/>")
+                amount.set("unit", unit)
+            if cache.level in levels:
+                raise error.xml(f"Cache level '{cache.level}' already defined", node, "one <cache> a level")
+            levels.add(cache.level)
     for link in links_of(d.domain):
         if isinstance(link, Bandwidth):
             link.value = link.value
