@@ -62,10 +62,6 @@ class Board:
         return self.is_x86 and self.machine == "isapc"
 
     @cached_property
-    def is_microvm(self) -> bool:
-        return self.is_x86 and self.machine == "microvm"
-
-    @cached_property
     def is_arm_virt(self) -> bool:
         return self.arch in {"armv6l", "armv7l", "aarch64"} and self._named("virt")
 

@@ -122,7 +122,6 @@ WORDS = (
         "org.q",
     ),
 )
-UNITS = ("b", "KB", "KiB", "M", "MiB", "GiB", "T", "EiB", "parsecs", "")
 
 #: where a value stands (``domain/os/type/@machine``) → what documents say there
 Seen = dict[str, list[str]]

@@ -191,11 +191,6 @@ class Address(Item):
     def drive(self) -> DriveAddress:
         return drive_place(self.node)
 
-    @property
-    def is_empty_pci(self) -> bool:
-        """``<address type='pci'/>``: PCI is asked for, the place is left open."""
-        return self.type == "pci" and not (self.domain or self.bus or self.slot)
-
 
 #: what names of disks begin with, by the bus that they hint at
 DISK_PREFIXES = ("fd", "hd", "vd", "sd", "xvd", "ubd")

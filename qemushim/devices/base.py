@@ -127,15 +127,6 @@ class Device(Item):
         return Address(node)
 
 
-class VirtioOptions(Item):
-    """The ``<driver>`` attributes that every virtio device takes."""
-
-    iommu = OnOff("driver/@iommu")
-    ats = OnOff("driver/@ats")
-    packed = OnOff("driver/@packed")
-    page_per_vq = OnOff("driver/@page_per_vq")
-
-
 class VirtioDriver(Item):
     """``<driver>`` of a virtio device that has nothing else to say there."""
 
