@@ -90,6 +90,8 @@ class Hugepages(NamedTuple):
 
 
 class NumaNode(NamedTuple):
+    """One NUMA node of the host."""
+
     id: int
     cpus: frozenset[int] = frozenset()
     memory: int = 0

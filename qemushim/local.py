@@ -53,6 +53,7 @@ _SETTING = re.compile(r"^\s*([a-z0-9_]+)\s*=\s*(?:\"([^\"]*)\"|(\d+))", re.MULTI
 
 
 def local_arch() -> str:
+    """libvirt's name of this machine's architecture."""
     machine = platform.machine()
     return _ARCH.get(machine, machine)
 

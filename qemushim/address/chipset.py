@@ -23,6 +23,7 @@ class Chipset(Protocol):
 
 
 def chipset_of(board: Board) -> Chipset | None:
+    """What is soldered to the board of a PC; ``None`` for others."""
     if board.is_i440fx:
         return I440fx()
     return Q35() if board.is_q35 else None

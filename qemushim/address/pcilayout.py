@@ -287,6 +287,7 @@ def _model(controller: Device) -> str:
 
 
 def pci_controllers(domain: Domain) -> list[Device]:
+    """The PCI buses and bridges, in libvirt's order."""
     return [device for device in domain.lists["controller"] if device.node.attrib.get("type") == "pci"]
 
 

@@ -72,6 +72,7 @@ class ZpciIds:
 
 
 def zpci_devices(d: Define) -> list[Device]:
+    """The devices of an s390 guest that are on PCI, and so have a zPCI number each."""
     return [
         device for device in devices_in_order(d.domain) if device.tag not in _WITHOUT and pci_address(device)
     ]

@@ -63,6 +63,7 @@ class Built:
 
 
 def version_text(emulator: Emulator) -> str:
+    """``10.0.2``"""
     return ".".join(map(str, emulator.version))
 
 

@@ -48,6 +48,8 @@ def pci_place(address: Node) -> PciAddress:
 
 
 class DriveAddress(NamedTuple):
+    """``<address type='drive'>``: a place on a disk controller."""
+
     controller: int
     bus: int
     target: int

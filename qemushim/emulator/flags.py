@@ -50,18 +50,22 @@ class Fact(NamedTuple):
 
 
 def qom(*names: str) -> Fact:
+    """One of these QOM types is there."""
     return Fact(Kind.TYPE, names)
 
 
 def prop(name: str, *types: str) -> Fact:
+    """One of these types has the property."""
     return Fact(Kind.PROPERTY, tuple(f"{kind}.{name}" for kind in types))
 
 
 def qapi(*paths: str, every: bool = False) -> Fact:
+    """One of these paths (or ``every`` one) is in the QAPI schema."""
     return Fact(Kind.QAPI, paths, every)
 
 
 def option(name: str) -> Fact:
+    """The option group is there, or ``GROUP.PARAMETER`` is."""
     return Fact(Kind.OPTION, (name,))
 
 

@@ -75,12 +75,16 @@ _NO_ACCELERATOR = Accelerator("tcg")
 
 
 class Gic(NamedTuple):
+    """One version of ARM's interrupt controller, and who can give it (``query-gic-capabilities``)."""
+
     version: int
     kernel: bool
     emulated: bool
 
 
 class Sev(NamedTuple):
+    """Memory encryption of AMD hosts (``query-sev-capabilities``); keys and certificates in base64."""
+
     cbitpos: int
     reduced_phys_bits: int
     pdh: str = ""
@@ -89,9 +93,12 @@ class Sev(NamedTuple):
 
 
 class Sgx(NamedTuple):
+    """Enclaves of Intel hosts (``query-sgx-capabilities``)."""
+
     flc: bool
     sgx1: bool
     sgx2: bool
+    #: KiB of all sections
     section_size: int
     #: (NUMA node, size in KiB) of each section
     sections: tuple[tuple[int, int], ...] = ()

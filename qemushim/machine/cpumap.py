@@ -34,9 +34,12 @@ class Signature(NamedTuple):
 
 
 class Feature(NamedTuple):
+    """One x86 feature of the map."""
+
     name: str
+    #: the bit of the CPU's data that says whether it is there
     bits: int
-    #: a guest that has it can not migrate
+    #: a guest that has it can migrate
     migratable: bool = True
 
 
@@ -62,6 +65,8 @@ class Model(NamedTuple):
 
 
 class X86Map(NamedTuple):
+    """What the map knows of x86."""
+
     #: name → what CPUID says
     vendors: Mapping[str, str]
     #: in the order of the map
@@ -95,6 +100,8 @@ class X86Map(NamedTuple):
 
 
 class Ppc64Map(NamedTuple):
+    """What the map knows of POWER."""
+
     #: model → (value, mask) of the processor version registers
     models: Mapping[str, tuple[tuple[int, int], ...]]
     #: model → name of its vendor
@@ -102,6 +109,8 @@ class Ppc64Map(NamedTuple):
 
 
 class ArmMap(NamedTuple):
+    """What the map knows of ARM: names alone."""
+
     features: frozenset[str]
     models: tuple[str, ...]
 
