@@ -295,6 +295,18 @@ def audio_backend(b: Build, number: int | None) -> str | None:
     return None
 
 
+def require_backend(b: Build, number: int | None, source: Node) -> str | None:
+    """The same for what can not do without one.  Raises ``ConfigError``."""
+    found = audio_backend(b, number)
+    if found is None and names_backends(b):
+        raise error.internal(
+            "unable to find audio backend for sound device",
+            source,
+            f"add <audio id='{number or 1}' type='…'/>",
+        )
+    return found
+
+
 def audio_environment(b: Build) -> dict[str, str]:
     """The variables that audio back ends add to the environment, in order."""
     found: dict[str, str] = {}
@@ -424,10 +436,10 @@ class Sound(Device):
 
     def options(self, b: Build) -> Iterator[Option]:
         model = self.model or ""
+        backend = require_backend(b, self.audio, self.node)
         if model == "pcspk":
             return
         virtio = model == "virtio"
-        backend = audio_backend(b, self.audio)
         properties: dict[str, Value] = {
             "driver": virtio_driver("virtio-sound", self, b) if virtio else SOUND_CARDS[model],
             **(virtio_properties(self) if virtio else {}),

@@ -183,6 +183,8 @@ class Serial(CharDevice):
                 self.node,
                 "leave the model out",
             )
+        if target.type == "isa-debug" and not d.board.is_x86:
+            raise error.unsupported("isa-debug serial type only valid on x86 architecture", self.node)
         if not _fits_board(target.type, target.model, d.board):
             raise error.unsupported(
                 f"Serial device with target type '{target.type}' and target model '{target.model or 'none'}' "
@@ -190,11 +192,9 @@ class Serial(CharDevice):
                 self.node,
                 "leave the target to the default of the machine",
             )
-        model = target.model
-        if model and not self.is_platform(d.board) and not d.emulator.has_device(model):
-            name = model if model in ("sclpconsole", "sclplmconsole") else f"'{model}'"
+        if target.model in ("sclpconsole", "sclplmconsole") and not d.emulator.has_device(target.model):
             raise error.unsupported(
-                f"{name} is not supported in this QEMU binary", self.node, "another type of <target>"
+                f"{target.model} is not supported in this QEMU binary", self.node, "another type of <target>"
             )
 
     def _check_address(self, target: SerialTarget) -> None:
@@ -227,6 +227,9 @@ class Serial(CharDevice):
         if not self.is_platform(b.board) and not target.model:
             message = "Invalid target model for serial device"
             raise error.internal(message, self.node, "leave the target to the default of the machine")
+        if not self.is_platform(b.board) and target.model and not b.emulator.has_device(target.model):
+            message = f"'{target.model}' is not supported in this QEMU binary"
+            raise error.unsupported(message, self.node, "another type of <target>")
         if self.is_platform(b.board):
             yield b.option("-serial", f"chardev:char{self.alias}", self.node, "a serial port of the board")
             return

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
-from qemushim.devices.audio import audio_backend, check_backend
+from qemushim.devices.audio import audio_backend, check_backend, require_backend
 from qemushim.devices.base import Device
 from qemushim.devices.graphics_kind import (
     TYPES,
@@ -245,7 +245,7 @@ class Dbus(GraphicsKind):
         pairs["gl"] = self.gl
         pairs["rendernode"] = gl_rendernode(self.node, b) if self.gl else None
         if self.audio:
-            pairs["audiodev"] = audio_backend(b, self.audio)
+            pairs["audiodev"] = require_backend(b, self.audio, self.node)
         yield b.pairs("-display", "dbus", pairs, self.node, "the guest is seen over D-Bus")
 
 
@@ -283,7 +283,7 @@ class Graphics(Device):
 
     def check(self, d: Define) -> None:
         own = self.own
-        check_backend(d, own.audio if isinstance(own, Vnc | Dbus) else None, self.node)
+        check_backend(d, own.audio if isinstance(own, Vnc) else None, self.node)
         if not _is_known(self.type or "", d):
             raise error.unsupported(f"{self.type} graphics are not supported with this QEMU", self.node)
         if self.type not in _HEADLESS_PARTNERS or has_gl(self.node):
