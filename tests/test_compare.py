@@ -153,10 +153,25 @@ def test_a_moved_card_is_named_anew() -> None:
     comparison = versus(before, moved)
     [line] = comparison.different
     assert line.part == "interface 52:54:00:00:00:01"
-    assert [change.fact for change in line.changes] == ["address"]
+    assert [change.fact for change in line.changes] == ["address", "name in Linux"]
     assert "names of network cards" in line.changes[0].consequence
+    assert (line.changes[1].new or "").endswith("s29")
     [message] = comparison.libvirt
     assert message.startswith("Target device PCI address 0000:00:1d.0 does not match source 0000:00:")
+
+
+def test_a_card_is_named_anew_by_another_qemu_on_the_same_board() -> None:
+    text = """<domain type='kvm'><name>g</name><memory unit='MiB'>256</memory>
+<os><type arch='x86_64' machine='pc-q35-6.2'>hvm</type></os><features><acpi/></features><devices>
+<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/><acpi index='7'/>
+<address type='pci' bus='0' slot='9'/></interface></devices></domain>"""
+    guest = Guest.from_xml(text)
+    comparison = upgrade(guest, (find("7.2"), HOST), (find("10.0"), HOST))
+    [line] = comparison.different
+    [change] = line.changes
+    # QEMU 8.0 began to tell of cards that can not be plugged
+    assert (change.fact, change.old, change.new) == ("name in Linux", "enp0s9", "eno7")
+    assert comparison.verdict is Verdict.VISIBLE
 
 
 def test_every_difference_is_told() -> None:

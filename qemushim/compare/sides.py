@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qemushim.command.command import Command
 from qemushim.command.option import Option
@@ -19,7 +19,11 @@ from qemushim.emulator.model import Emulator
 from qemushim.errors import EmulatorError, ShimError
 from qemushim.guest import Guest
 from qemushim.host import Host
+from qemushim.inspect.names import compare_names
+from qemushim.inspect.survey import survey
 
+#: what it means that a card is called otherwise
+_NAMES = "its configuration is under the old name; an <acpi index=>, or a .link file with its MAC address, keeps a name"
 #: options that say what the guest sees: told part by part, not as arguments
 _GUEST_OPTIONS = frozenset(
     "-machine -M -cpu -m -smp -numa -uuid -smbios -rtc -localtime -no-acpi -no-hpet -global -boot -watchdog "
@@ -104,7 +108,7 @@ def _compare(old: Side, before: Built, new: Side) -> Comparison:
         after = new.build()
     except ShimError as problem:
         return refusal(old.title, new.title, problem)
-    found = lines(before.seen, after.seen)
+    found = _with_names(lines(before.seen, after.seen), (old, before), (new, after))
     return Comparison(
         old.title,
         new.title,
@@ -113,6 +117,35 @@ def _compare(old: Side, before: Built, new: Side) -> Comparison:
         tuple(dict.fromkeys(_libvirt(before.defined, after.defined))),
         tuple(_notes(old, new, after.defined)),
     )
+
+
+def _with_names(
+    found: tuple[Line, ...], old: tuple[Side, Built], new: tuple[Side, Built]
+) -> tuple[Line, ...]:
+    """The network cards that Linux calls otherwise, told with what differs of them."""
+    same_board = old[1].defined.domain.machine_type == new[1].defined.domain.machine_type
+    cards = new[1].defined.domain.lists["interface"]
+    if old[0].emulator.classic or new[0].emulator.classic or not cards:
+        return found
+    # on the same board, with every device where it was, a QEMU can only hear of an index or not
+    unchanged = same_board and not any(line.changes for line in found)
+    if unchanged and not any(card.acpi_index for card in cards):
+        return found
+    sides = [survey(built.defined, side.emulator, side.host, update=False) for side, built in (old, new)]
+    renamed = {
+        change.new.device: (change.old.name, change.new.name)
+        for change in compare_names(*sides)
+        if change.old and change.new and change.verdict == "renamed" and change.new.kind == "interface"
+    }
+    return tuple(_renamed(line, renamed.get(line.part.rpartition(" → ")[2])) for line in found)
+
+
+def _renamed(line: Line, names: tuple[str, str] | None) -> Line:
+    if names is None:
+        return line
+    old, new = names
+    change = Change("name in Linux", old or None, new or None, Verdict.VISIBLE, _NAMES)
+    return replace(line, changes=(*line.changes, change))
 
 
 def refusal(old: str, new: str, problem: ShimError) -> Comparison:

@@ -217,6 +217,6 @@ MACHINE_NOTES = (
     (
         "pc-q35",
         (6, 1),
-        "since 6.1 hotplug goes by ACPI rather than native PCI Express: Linux may name cards behind root ports anew",
+        "since 6.1 cards are plugged by ACPI rather than by PCI Express itself, and the guest is told of <acpi index=>",
     ),
 )

@@ -123,7 +123,7 @@ def _check_no_usb_devices(domain: Domain) -> None:
 def add_implicit_devices(d: Define) -> None:
     """Input, USB controller, SATA, PCI root, balloon, panic, watchdog, audio."""
     domain, board = d.domain, d.board
-    equipment = equipment_of(board, zpci=d.emulator.flag("zpci"))
+    equipment = equipment_of(board, zpci=board.is_ccw and d.emulator.flag("zpci"))
     _add_i8042(d)
     if equipment.usb and _controller(domain, "usb", 0) is None:
         _add_usb(d, equipment)
