@@ -226,13 +226,26 @@ def test_guest_that_runs_already_is_not_started_again(home: Path, host: Host) ->
 
 def test_refusal_of_qemu_is_told_and_leaves_nothing(home: Path, host: Host, tmp_path: Path) -> None:
     before = descriptors()
+    wrong = disk(image(tmp_path / "raw"), "vda").replace("type='raw'", "type='qcow2'")
     with pytest.raises(DriverError, match="ended with status 1") as refusal:
-        Machine.start(guest("fails", disk(tmp_path / "missing", "vda")), home=home, host=host)
-    assert "No such file" in refusal.value.hint
+        Machine.start(guest("fails", wrong), home=home, host=host)
+    assert "not in qcow2 format" in refusal.value.hint
     assert Machine.open("fails", home=home).status().state == "off"
     with pytest.raises(DriverError, match="no definition"):
         _ = Machine.open("fails", home=home).definition
     assert descriptors() == before
+
+
+def test_what_is_not_there_is_named_before_qemu_is_asked(home: Path, host: Host, tmp_path: Path) -> None:
+    missing = Guest.from_xml(guest("none", "\n" + disk(tmp_path / "missing", "vda")), "web.xml")
+    with pytest.raises(ConfigError, match=r"Cannot access storage file '.*missing'") as refusal:
+        Machine.start(missing, home=home, host=host)
+    assert (refusal.value.file, refusal.value.line) == ("web.xml", 2)
+    network = "<interface type='network'><source network='default'/></interface>"
+    with pytest.raises(DriverError, match="network 'default' is one of libvirt's") as other:
+        Machine.start(guest("none", network), home=home, host=host)
+    assert "type='user'" in other.value.hint
+    assert Machine.names(home) == []
 
 
 def test_port_that_is_taken_meanwhile(home: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

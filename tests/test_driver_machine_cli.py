@@ -84,6 +84,8 @@ def test_a_guests_life(document: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "# -name guest=web" in said("log", "web")
     # by its name, from what is kept
     assert said("run", "web", "--detach", "--paused").startswith("web: prelaunch")
+    assert said("resume", "web") == "web: running\n"
+    assert said("pause", "web") == "web: paused\n"
     assert "is running" in said("forget", "web", code=1)
     assert said("stop", "web", "--force") == "web: quit\n"
     assert said("forget", "web") == "web: forgotten\n"
@@ -108,6 +110,20 @@ def test_secrets_that_can_not_be_read(document: Path, capsys: pytest.CaptureFixt
     assert main(["run", str(document), "--secret", "a=/nowhere"]) == 1
     assert "cannot read the secret" in capsys.readouterr().err
     assert main(["attach", "web", "/nowhere/device.xml"]) == 1
+
+
+def test_neither_a_file_nor_a_guest(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "nobody"]) == 1
+    assert capsys.readouterr().err == (
+        "no file and no guest is called 'nobody'\nhint: a domain document starts the first guest\n"
+    )
+    text = document.read_text()
+    document.write_text(text.replace("type='raw'", "type='qcow2'"))
+    assert main(["run", str(document)]) == 1
+    assert main(["list"]) == 0
+    assert re.search(r"^- +web +off +- +never ran: qemushim log web$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["run", "web"]) == 1
+    assert "has no definition" in capsys.readouterr().err
 
 
 def in_front(document: Path, *more: str) -> subprocess.Popen[str]:

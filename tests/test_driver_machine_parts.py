@@ -385,7 +385,6 @@ def test_what_can_not_be_opened(one: Descriptor, words: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (Connection("network"), "network of libvirt's"),
         (Connection("direct"), "cannot open macvtap device ''"),
         (Connection("direct", "nowhere0"), "cannot open macvtap device 'nowhere0'"),
         (Connection("ethernet", "a-name-that-is-too-long"), "too long"),

@@ -36,6 +36,8 @@ SUBCOMMANDS = {
     "attach": ("attach", "give one a device more"),
     "detach": ("detach", "take a device from one"),
     "stop": ("stop", "shut one down"),
+    "pause": ("pause", "stop the processors of one"),
+    "resume": ("resume", "let one go on"),
     "log": ("log", "print what the QEMU of one has said"),
     "forget": ("forget", "remove what is kept of one that is off"),
     "schema": ("schema", "print the JSON Schema of what another prints with --json"),

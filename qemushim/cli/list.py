@@ -63,6 +63,8 @@ def _print_table(found: list[Status]) -> None:
                 str(status.pid) if on else "-",
                 printable(
                     " ".join((*status.displays, *(f"{name}={path}" for name, path in status.terminals)))
+                    if status.defined
+                    else f"never ran: qemushim log {status.name}"
                 ),
             )
         )

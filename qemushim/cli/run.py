@@ -2,8 +2,8 @@
 
 The guest's definition is kept below the user's state folder ($XDG_STATE_HOME/qemushim); what FILE leaves out
 (addresses, MACs, controllers …) stays as it was the last time.  The guest ends with this command: Ctrl-C shuts it
-down, a second one ends it at once.  With --detach it goes on by itself.  “list”, “show”, “attach”, “detach”, “log”
-and “stop” take it from there."""
+down, a second one ends it at once.  With --detach it goes on by itself.  “list”, “show”, “attach”, “detach”,
+“pause”, “resume”, “log” and “stop” take it from there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from qemushim.cli.common import note, printable, read_document
 from qemushim.cli.guests import add_secrets, read_secrets, tell
-from qemushim.errors import DriverError
+from qemushim.errors import ConfigError, DriverError
 
 if TYPE_CHECKING:
     from qemushim.driver.machine import Machine
@@ -107,13 +107,20 @@ class _Interrupts:
 
 def _document(given: str) -> Guest:
     """A file's guest, or the stored one of that name."""
-    if given != "-" and "/" not in given and not os.path.exists(given):
-        from qemushim.driver.machine import Machine
-        from qemushim.guest import Guest
+    if given == "-" or "/" in given or os.path.exists(given):
+        return read_document(given)
+    from qemushim.driver.machine import Machine
+    from qemushim.guest import Guest
 
-        if given in Machine.names():
-            return Guest.from_xml(Machine.open(given).definition, file=given)
-    return read_document(given)
+    known = Machine.names()
+    if given in known:
+        return Guest.from_xml(Machine.open(given).definition, file=given)
+    hint = (
+        f"guests that were run before: {', '.join(known)}"
+        if known
+        else "a domain document starts the first guest"
+    )
+    raise ConfigError(f"no file and no guest is called '{given}'", hint=hint)
 
 
 def _report(machine: Machine) -> None:

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         for line in wrong:
             print(line)
         if not wrong:
-            counts = ", ".join(f"{number} by {kind}" for kind, number in machine.checked.items())
+            counts = ", ".join(f"{kind} {number}" for kind, number in sorted(machine.checked.items()))
             print(f"every device is where it was planned to be: {counts or 'those that QEMU tells of'}")
         return REFUSED if wrong else 0
     sys.stdout.write(machine.definition if options.config or machine.running is None else machine.live)

@@ -81,6 +81,8 @@ class Status:
     legacy: bool = False
     terminals: tuple[tuple[str, str], ...] = ()
     displays: tuple[str, ...] = ()
+    #: it has a definition: it was started successfully once
+    defined: bool = True
 
 
 #: the guests that end with this process: hanging up on their keepers is what ends them
@@ -252,8 +254,9 @@ class Machine:
     def status(self, patience: float = 2.0) -> Status:
         """What it does; ``patience`` is what its monitor has to answer, in seconds."""
         running = self.running
+        off = Status(self.name, "off", defined=self.folder.definition_path.exists())
         if running is None:
-            return Status(self.name, "off")
+            return off
         state = "starting"
         if running.phase != "starting":
             try:
@@ -262,7 +265,7 @@ class Machine:
             except (MonitorError, DriverError) as problem:
                 state = "silent" if isinstance(problem, MonitorError) else "busy"
                 if self.running is None:
-                    return Status(self.name, "off")
+                    return off
         root = parse(running.live)
         return Status(
             self.name,

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemushim.command.option import Option
+from qemushim.document.node import Node
 from qemushim.driver.state import Folder, storing
-from qemushim.errors import DriverError, error
+from qemushim.errors import ConfigError, DriverError, error
 from qemushim.host import NEXT, ClassicHost, Descriptors, Host, Paths, QemuConf
 
 #: ports that displays are counted from, and how many are tried
 _VNC, _WEBSOCKET, _SPICE = 5900, 5700, 5900
 _PORTS = 1000
+#: type of a disk → the attribute of its source that is a path of this host
+_IMAGES = {"block": "dev", "file": "file"}
 #: bytes of the key that a guest's secrets are encrypted with
 KEY_BYTES = 32
 
@@ -170,6 +173,26 @@ def copy_nvram(path: str, template: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
+
+
+def require_images(devices: Node) -> None:
+    """Raise ``ConfigError`` where a disk's file is not there: QEMU says so too, but not of which element it is."""
+    for disk in devices.all("disk"):
+        source = disk.child("source")
+        path = source.get(_IMAGES.get(disk.get("type") or "", "")) if source is not None else None
+        try:
+            if path:
+                os.stat(path)
+        except OSError as problem:
+            hint = (
+                "give the drive no source where no medium is in it" if disk.get("device") == "cdrom" else ""
+            )
+            raise ConfigError(
+                f"Cannot access storage file '{path}': {problem.strerror}",
+                element=source,
+                hint=hint
+                or f"qemu-img create -f {disk.value('driver/@type') or 'raw'} {path} 20G makes a new one",
+            ) from problem
 
 
 def require_sockets(paths: Mapping[str, str]) -> None:

@@ -270,7 +270,10 @@ def _no_room(problem: AddressError, device: Device, d: Define) -> AddressError:
         kind = "pseries" if d.board.is_pseries else express if layout.express else "pci"
         full = _full_buses(d.domain, need)
     text = f"{problem.message} for {describe(device)}; {full}; add {_MORE[kind]} to the stored definition"
-    return AddressError(f"{text} and start the guest anew", hint=problem.hint, element=problem.element)
+    text += " and start the guest anew"
+    if kind == "conventional" and device.tag == "interface":
+        text += ", or take a model that is PCI Express (virtio, e1000e)"
+    return AddressError(text, hint=problem.hint, element=problem.element)
 
 
 def _full_buses(domain: Domain, need: Kind) -> str:

@@ -29,6 +29,7 @@ from qemushim.driver.ownhost import (
     make_folders,
     make_huge,
     own_host,
+    require_images,
     require_sockets,
     with_free_ports,
     write_key,
@@ -41,7 +42,7 @@ from qemushim.driver.taps import Connection
 from qemushim.driver.verify import verify
 from qemushim.emulator.model import Emulator
 from qemushim.errors import DriverError, MonitorError, ShimError
-from qemushim.guest import Guest
+from qemushim.guest import Guest, located
 from qemushim.host import Host
 from qemushim.machine.domain import Domain
 
@@ -142,7 +143,8 @@ def start(request: Request, folder: Folder) -> Started:
     for left in reversed(range(_TRIES)):
         work = _Start(request, folder, emulator, with_free_ports(host), definition)
         try:
-            return work.run(key)
+            with located(request.guest.file):
+                return work.run(key)
         except BaseException as problem:
             folder.forget_run(work.running.made)
             # a port that was free may have been taken before QEMU came to it
@@ -226,6 +228,7 @@ class _Start:
         nvram = self.guest.domain.node.find("os/nvram")
         if nvram is not None and nvram.get("template") and nvram.text.strip():
             copy_nvram(nvram.text.strip(), nvram.get("template") or "")
+        require_images(self.guest.domain.node.ensure("devices"))
         require_sockets(dict(_helper_sockets(command)))
 
     def _connection(self, alias: str) -> Connection:
@@ -330,6 +333,12 @@ def connection_of(domain: Domain, alias: str) -> Connection:
     """What an interface is connected to.  Raises ``DriverError`` where none has that id."""
     for interface in domain.all(Interface):
         if interface.alias == alias:
+            if interface.type == "network":
+                raise DriverError(
+                    f"network '{interface.node.value('source/@network')}' is one of libvirt's, and not known here",
+                    element=interface.node,
+                    hint="<interface type='user'> needs nothing; <interface type='bridge'> names the network's bridge",
+                )
             return Connection(
                 interface.type or "",
                 interface.target or "",

@@ -42,7 +42,7 @@ _PATIENCE = 10
 class Connection:
     """What an interface is connected to."""
 
-    #: ``ethernet``, ``bridge``, ``network``, ``direct``
+    #: ``ethernet``, ``bridge``, ``direct``
     type: str
     #: name of the tap, ``""`` for any
     target: str = ""
@@ -55,11 +55,6 @@ def open_taps(wanted: Connection) -> tuple[str, list[int]]:
     """The name of the tap, and a descriptor for each queue.  Raises ``DriverError``."""
     if wanted.type == "direct":
         return _open_macvtap(wanted)
-    if wanted.type == "network":
-        raise DriverError(
-            "a network of libvirt's is not known here",
-            hint="<interface type='user'> needs nothing; <interface type='bridge'> names the network's bridge",
-        )
     if wanted.type == "bridge" and os.geteuid() != 0:
         return "", [_ask_helper(wanted)]
     name, descriptors = _make_taps(wanted)
