@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from qemushim.cli import main
 from qemushim.command.command import SecretFile
+from qemushim.document.node import Node
 from qemushim.emulator.bundled import recorded
 from qemushim.guest import Guest
 from qemushim.host import Descriptors, Host
@@ -29,6 +32,22 @@ def test_environment() -> None:
         ("G_SLICE", "always-malloc"),
         ("EMPTY", ""),
     ]
+
+
+def test_nothing_is_left_to_the_garbage_collector() -> None:
+    def nodes() -> int:
+        return sum(isinstance(found, Node) for found in gc.get_objects())
+
+    texts = [path.read_text() for path in (GOLDEN / "q35-web.xml", GOLDEN / "small-devices.xml")]
+    gc.collect()
+    gc.disable()
+    try:
+        before = nodes()
+        for text in texts:
+            assert Guest.from_xml(text).command(LATEST, Host.nominal()).argv
+        assert nodes() == before
+    finally:
+        gc.enable()
 
 
 def test_files() -> None:

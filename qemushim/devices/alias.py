@@ -90,13 +90,6 @@ class Aliases:
             for device in domain.lists["controller"]
             if device.node.get("type") == "scsi" and device.node.get("model") == "lsilogic"
         }
-        self._makers: dict[str, Callable[[Device, int], str]] = {
-            "controller": lambda device, number: controller_name(device, domain.board),
-            "disk": lambda device, number: self._disk(device),
-            "hostdev": lambda device, number: self._count("hostdev", ("hostdev", "interface")),
-            "interface": lambda device, number: self._interface(device),
-            "memory": lambda device, number: self._memory(device),
-        }
 
     def of(self, device: Device, number: int) -> str:
         """The id of the device at a place in the list of its kind."""
@@ -107,8 +100,8 @@ class Aliases:
             return serials[0].alias if serials else f"{_LISTED[tag]}{number}"
         if tag in _COUNTED:
             return self._count(_COUNTED[tag], (tag,))
-        maker = self._makers.get(tag)
-        return maker(device, number) if maker is not None else _SINGLE.get(tag, "")
+        maker = _MAKERS.get(tag)
+        return maker(self, device) if maker is not None else _SINGLE.get(tag, "")
 
     def joining(self, device: Device) -> str:
         """The id of one more device: its number is behind the highest of its kind."""
@@ -135,7 +128,13 @@ class Aliases:
         self._next[prefix] = number + 1
         return f"{prefix}{number}"
 
-    def _disk(self, disk: Device) -> str:
+    def controller(self, controller: Device) -> str:
+        return controller_name(controller, self.domain.board)
+
+    def hostdev(self, _hostdev: Device) -> str:
+        return self._count("hostdev", ("hostdev", "interface"))
+
+    def disk(self, disk: Device) -> str:
         bus = disk.node.value("target/@bus") or ""
         if disk.address_type != "drive":
             return f"{bus}-disk{disk_index(disk.node.value('target/@dev') or '')}"
@@ -144,16 +143,26 @@ class Aliases:
             return f"scsi{controller}-{channel}-{target}-{unit}"
         return f"{bus}{controller}-{channel}-{unit}"
 
-    def _interface(self, interface: Device) -> str:
+    def interface(self, interface: Device) -> str:
         if isinstance(interface, Interface) and interface.is_hostdev(self.host):
-            return self._count("hostdev", ("hostdev", "interface"))
+            return self.hostdev(interface)
         return self._count("net", ("interface",))
 
-    def _memory(self, device: Device) -> str:
+    def memory(self, device: Device) -> str:
         model = device.node.get("model") or ""
         if model in SLOTTED_MEMORY:
             return f"{model}{parse_unsigned(device.node.value('address/@slot') or '0')}"
         return self._count(_MEMORY.get(model, model), ("memory",))
+
+
+#: kinds whose ids follow rules of their own
+_MAKERS: dict[str, Callable[[Aliases, Device], str]] = {
+    "controller": Aliases.controller,
+    "disk": Aliases.disk,
+    "hostdev": Aliases.hostdev,
+    "interface": Aliases.interface,
+    "memory": Aliases.memory,
+}
 
 
 def _mirrors_serial(console: Device) -> bool:

@@ -189,6 +189,9 @@ def parse(text: str | bytes, file: str = "") -> Node:
         raise ConfigError(
             f"XML error: {reason}", file=file, line=1, hint="save the document as UTF-8"
         ) from None
+    finally:
+        # the two hold each other: the tree would be there until the garbage collector came by
+        del builder.parser
     assert builder.root is not None, "expat accepts no document without a root"
     return builder.root
 
