@@ -12,7 +12,8 @@ from pathlib import Path
 from qemushim.errors import DriverError
 from qemushim.fromargv.arguments import is_emulator
 from qemushim.fromargv.line import Known
-from qemushim.fromargv.words import Word, Words
+from qemushim.fromargv.shell import Word
+from qemushim.fromargv.words import Words
 
 #: more than any kernel gives out
 _MAX_BYTES = 4 << 20

@@ -104,8 +104,15 @@ def test_what_libvirt_has_no_word_for_is_kept() -> None:
         "-device nvme,drive=n0,serial=s -device virtio-rng-pci,max-bytes=7,period=9,x-new=1"
     )
     assert reading.kept == (
-        *("-device", "edu,id=e0", "-icount", "shift=3", "-drive", "if=none,id=n0,file=/n.img,format=raw"),
-        *("-device", "nvme,drive=n0,serial=s"),
+        *(
+            "-device",
+            "edu,id=e0,addr=0x2",
+            "-icount",
+            "shift=3",
+            "-drive",
+            "if=none,id=n0,file=/n.img,format=raw",
+        ),
+        *("-device", "nvme,drive=n0,serial=s,addr=0x3"),
     )
     document = reading.guest.domain.node
     kept = document.child("qemu:commandline")
@@ -117,7 +124,7 @@ def test_what_libvirt_has_no_word_for_is_kept() -> None:
     kinds = [note.kind for note in reading.notes]
     assert kinds.count("kept") == 5
     # and libvirt starts it with them
-    assert {"edu,id=e0", "shift=3"} <= set(reading.argv)
+    assert {"edu,id=e0,addr=0x2", "shift=3"} <= set(reading.argv)
 
 
 def test_no_secret_is_lost_and_none_is_printed() -> None:

@@ -37,6 +37,8 @@ COMMANDS = {
     "-vga qxl -device virtio-serial-pci -device i6300esb",
     "inputs": "-drive file=a.img,format=raw,index=1 -device virtio-keyboard-pci -device virtio-tablet-pci "
     "-virtfs local,path=/tmp,mount_tag=t,security_model=none",
+    "strange": "-device edu -device virtio-rng-pci -netdev user,id=n,hostname=x -device virtio-net-pci,netdev=n "
+    "-device nvme,drive=d,serial=s -drive if=none,id=d,file=a.img,format=raw -device virtio-balloon-pci",
     "memory": "-m 128,slots=2,maxmem=1G -object memory-backend-ram,id=m0,size=64M -numa node,memdev=m0,cpus=0 "
     "-object memory-backend-ram,id=m1,size=64M -numa node,memdev=m1,cpus=1 -smp 2 -vga cirrus "
     "-object memory-backend-ram,id=d0,size=128M -device pc-dimm,id=dimm0,memdev=d0,node=1",

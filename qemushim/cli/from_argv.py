@@ -127,12 +127,13 @@ def _emulator(options: argparse.Namespace, binary: str, words: Words, runs: str)
     from qemushim.fromargv.arguments import arch_of
     from qemushim.fromargv.machine import machine_of, machine_version
 
-    arch = arch_of(binary)
+    machine = machine_of(words)
+    arch = arch_of(binary, machine)
     if options.qemu is not None:
         return find(options.qemu, arch, say=note)
     if runs and os.access(runs, os.X_OK):
         return find(runs, arch, say=note)
-    version = machine_version(machine_of(words))
+    version = machine_version(machine)
     newest = find("latest", arch, say=note)
     if version is not None and version > newest.version[:2]:
         note(

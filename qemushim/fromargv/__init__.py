@@ -5,6 +5,7 @@
 
 from qemushim.fromargv.finish import Reading, read_command
 from qemushim.fromargv.line import Known, Note
-from qemushim.fromargv.words import Word, Words, words_of
+from qemushim.fromargv.shell import Word
+from qemushim.fromargv.words import Words, words_of
 
 __all__ = ["Known", "Note", "Reading", "Word", "Words", "read_command", "words_of"]

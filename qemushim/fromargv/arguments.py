@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from qemushim.errors import ConfigError
 from qemushim.fromargv.options import OPTIONS, PRINTERS, SYNONYMS, Kind
+from qemushim.fromargv.shell import Word
 from qemushim.fromargv.syntax import Bag, Place, UnreadableError, properties_of, wrong
-from qemushim.fromargv.words import Word, Words, place_of
+from qemushim.fromargv.words import Words, place_of
 
 #: programs that start another: qemu is a later word of theirs
 _WRAPPERS = frozenset(
@@ -188,12 +189,19 @@ def is_emulator(text: str) -> bool:
     )
 
 
-def arch_of(binary: str) -> str:
-    """libvirt's name of the architecture that an emulator of such a name has."""
+#: machine types that tell the architecture where the name of the binary does not
+_MACHINES = {"pseries": "ppc64", "s390-ccw-virtio": "s390x", "virt": "aarch64"}
+
+
+def arch_of(binary: str, machine: str = "") -> str:
+    """libvirt's name of the architecture that an emulator of such a name has; ``qemu-kvm`` leaves it to the machine."""
     name = binary.rpartition("/")[2]
     _, dash, arch = name.partition("qemu-system-")
     arch = arch.split("-")[0].split(".")[0]
-    return _ARCHES.get(arch, arch) if dash and arch else "x86_64"
+    if dash and arch:
+        return _ARCHES.get(arch, arch)
+    family = next((name for name in _MACHINES if machine == name or machine.startswith(f"{name}-")), "")
+    return _MACHINES.get(family, "x86_64")
 
 
 def _arguments(words: list[Word], at: int) -> Iterator[Argument]:

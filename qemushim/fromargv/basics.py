@@ -174,7 +174,9 @@ def read_firmware(line: Line) -> None:
     """``-bios``, flash devices."""
     os = line.root.ensure("os")
     bios = line.last("-bios")
-    if bios is not None:
+    if bios is not None and bios.text == "none":
+        line.keep(bios.tokens, "-bios none", bios.place)
+    elif bios is not None and bios.text != "default":
         os.add("loader", {"type": "rom"}, text=bios.text or "")
     drives = [a for a in line.all("-drive") if a.bag.peek("if") == "pflash"]
     drives.sort(key=lambda a: a.bag.number("unit") or 0)
@@ -456,6 +458,8 @@ def read_process(line: Line) -> None:
         why = _PROCESS[argument.flag]
         if why and not line.by_libvirt and argument.text != "none":
             line.note("changed", f"{argument.flag}: {why}", argument)
+        if (argument.text or "").startswith("chardev:") and argument.flag in ("-qmp", "-monitor"):
+            _use_chardev(line, (argument.text or "").removeprefix("chardev:"))
     _read_monitors(line)
     for option in line.all("-run-with"):
         _run_with(line, option)
@@ -473,13 +477,16 @@ def read_process(line: Line) -> None:
                 disk.ensure("transient")
 
 
+def _use_chardev(line: Line, name: str) -> None:
+    chardev = line.known("-chardev", name)
+    if chardev is not None and not chardev.read:
+        line.use(chardev)
+
+
 def _read_monitors(line: Line) -> None:
     for argument in line.all("-mon"):
         bag = line.use(argument)
-        name = bag.was("chardev")
-        chardev = next((a for a in line.all("-chardev") if a.id == name), None)
-        if chardev is not None:
-            line.use(chardev)
+        _use_chardev(line, bag.was("chardev") or "")
         if not line.by_libvirt:
             line.note("changed", "-mon: libvirt has the monitor: virsh qemu-monitor-command", argument)
     for argument in line.all("-object"):

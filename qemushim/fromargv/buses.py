@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from qemushim.document.node import Node
+from qemushim.fromargv.arguments import Argument
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Buses:
     unplaced: list[tuple[Node, int, bool | None]] = field(default_factory=list)
     #: those that come with the board, before any ``-device``: rank, element
     waiting: list[tuple[int, Node]] = field(default_factory=list)
+    #: those of them that no element says: what stands for them, and their argument
+    kept: list[tuple[Node, Argument]] = field(default_factory=list)
     #: how many devices sit on USB
     usb_devices: int = 0
     #: units that are taken: bus, number

@@ -184,6 +184,8 @@ def _udp(line: Line, bag: Bag, node: Node) -> None:
 
 
 def _spicevmc(line: Line, bag: Bag, node: Node) -> None:
+    if not line.every("-spice") and not any(a.bag.was("type") == "spice-app" for a in line.every("-display")):
+        raise UnreadableError("a SPICE channel without SPICE")
     node.set("type", "spicevmc")
     name = bag.take("name")
     wanted = {"redirdev": "usbredir", "smartcard": "smartcard"}.get(node.tag, "vdagent")

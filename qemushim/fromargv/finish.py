@@ -19,8 +19,9 @@ from qemushim.fromargv.arguments import Argument, arguments_of
 from qemushim.fromargv.line import Dialect, Known, Line, Note
 from qemushim.fromargv.places import split_driver
 from qemushim.fromargv.read import read_line
+from qemushim.fromargv.shell import Word
 from qemushim.fromargv.syntax import Bag, Scalar, as_text
-from qemushim.fromargv.words import Word, Words
+from qemushim.fromargv.words import Words
 from qemushim.guest import Guest
 from qemushim.host import Host
 
@@ -232,7 +233,9 @@ def _say_added(line: Line, build: Build) -> None:
         return
     argv = [build.command.binary or "qemu", *build.command.tokens[1:]]
     again = arguments_of(Words([Word(word) for word in _from_binary(build, argv)]))
-    mine = Counter(split_driver(d)[0] for d in _drivers(line.arguments))
+    mine = Counter(
+        _ALIASES.get(base, base) for base in (split_driver(d)[0] for d in _drivers(line.arguments))
+    )
     mine.update(_drawn(line))
     theirs = Counter(split_driver(d)[0] for d in _drivers(again.arguments))
     added = theirs - mine
@@ -247,6 +250,14 @@ def _say_added(line: Line, build: Build) -> None:
 
 def _from_binary(build: Build, argv: list[str]) -> list[str]:
     return argv
+
+
+#: devices of QEMU's that have two names
+_ALIASES = {
+    "e1000-82540em": "e1000",
+    "ich9-ahci": "ahci",
+    "lsi53c895a": "lsi",
+}
 
 
 def _drivers(arguments: list[Argument]) -> list[str]:

@@ -39,7 +39,7 @@ def read_machine(line: Line) -> None:
     """``-machine``, ``-accel`` and what says the same: type, architecture, emulator, features."""
     bags = [line.use(argument) for argument in line.all("-machine")]
     name = next((found for bag in reversed(bags) if (found := bag.take("type"))), None)
-    arch = arch_of(line.binary)
+    arch = arch_of(line.binary, name or "")
     if name is None:
         name = _DEFAULT_MACHINES.get(arch, "")
         if not name:

@@ -308,6 +308,9 @@ def pci_slot(text: str, bag: Bag) -> tuple[int, int]:
 def usb_place(line: Line, bag: Bag, node: Node) -> None:
     """A port of a USB controller."""
     bus, port = bag.take("bus"), bag.take("port")
+    board = line.board
+    if not (line.buses.taken.get("usb") or board.is_x86 or board.is_pseries or not line.chipset.usb):
+        raise UnreadableError("libvirt does not know the USB controller of this board")
     line.buses.usb_devices += 1
     if bus is None and port is None:
         return

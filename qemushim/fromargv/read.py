@@ -187,8 +187,11 @@ def _read_device(line: Line, argument: Argument, host: Host) -> None:
     reader = find_reader(driver, host)
     if reader is None:
         line.reasons[id(argument)] = f"libvirt has no device {driver}"
+        slots.wait_kept(line, argument)
         return
     line.read_one(argument, lambda line, argument, bag: reader(line, argument))
+    if not argument.read:
+        slots.wait_kept(line, argument)
 
 
 def find_reader(driver: str, host: Host) -> Reader | None:
@@ -247,7 +250,9 @@ def _read_absent(line: Line) -> None:
     if not devices.all("memballoon"):
         devices.add("memballoon", {"model": "none"})
     usb = [c for c in devices.all("controller") if c.get("type") == "usb"]
-    if not usb and not line.buses.usb_devices and not line.chipset.usb:
+    # a pseries machine with a screen has a keyboard and a mouse, and USB for them
+    has_own = line.board.is_pseries and not line.by_libvirt
+    if not (usb or line.buses.usb_devices or line.chipset.usb or has_own):
         devices.add("controller", {"type": "usb", "index": "0", "model": "none"})
     if line.chipset.root_bus:
         root = "pcie-root" if line.board.is_q35 else "pci-root"

@@ -7,7 +7,10 @@ then the drives of ``if=virtio``.
 from __future__ import annotations
 
 from qemushim.document.node import Node
+from qemushim.fromargv.arguments import Argument
 from qemushim.fromargv.line import Line
+from qemushim.fromargv.nics import CARDS
+from qemushim.fromargv.places import split_driver
 
 #: slots that the board itself has: of i440fx host bridge and PIIX, of q35 host bridge and chipset
 _BOARDS: dict[str, frozenset[int]] = {
@@ -15,6 +18,45 @@ _BOARDS: dict[str, frozenset[int]] = {
     "q35": frozenset({0, 0x1F}),
     "virt": frozenset({0}),
 }
+
+
+#: QEMU's devices on PCI that libvirt does not know, or that may be kept for what it does not know of them
+_OTHERS = frozenset(
+    (
+        "ati-vga",
+        "edu",
+        "igb",
+        "nvme",
+        "pci-serial-2x",
+        "pci-serial-4x",
+        "pci-testdev",
+        "sdhci-pci",
+        "secondary-vga",
+    )
+)
+
+
+def wait_kept(line: Line, argument: Argument) -> None:
+    """A PCI device that stays in ``<qemu:commandline>``: it gets the slot that it had, before libvirt's take it."""
+    bag = argument.bag
+    driver = bag.peek("driver") or ""
+    base, kind, _ = split_driver(driver)
+    virtio = (
+        base.startswith("virtio-") and kind in ("", "pci") and line.board.has_pci and not line.board.is_ccw
+    )
+    on_pci = virtio or driver in _OTHERS or (driver in CARDS and driver not in ("usb-net", "ne2k_isa"))
+    if on_pci and not bag.is_json and not bag.has("addr") and not bag.has("bus"):
+        node = Node("kept")
+        line.buses.unplaced.append((node, 0, None))
+        line.buses.kept.append((node, argument))
+
+
+def _say_kept(line: Line) -> None:
+    """The slots of such devices, into their words."""
+    for node, argument in line.buses.kept:
+        slot = node.value("address/@slot")
+        if slot is not None:
+            argument.root.tokens[-1] += f",addr={int(slot, 16):#x}"
 
 
 def place_rest(line: Line) -> None:
@@ -37,6 +79,7 @@ def place_rest(line: Line) -> None:
         _place(node, 0, None, taken, line)
     for node, bus, many in line.buses.unplaced:
         _place(node, bus, many, taken, line)
+    _say_kept(line)
 
 
 def _place(node: Node, bus: int, many: bool | None, taken: dict[int, set[int]], line: Line) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from qemushim.devices.block_secrets import MANAGED_HELPER
 from qemushim.devices.storage import PORTS
 from qemushim.document.node import Node
+from qemushim.errors import ConfigError
 from qemushim.fromargv.line import Line, put, yes_no
 from qemushim.fromargv.secrets import (
     drop_credentials,
@@ -20,7 +21,7 @@ from qemushim.fromargv.secrets import (
     plain_secret,
     secret_reference,
 )
-from qemushim.fromargv.syntax import Bag, UnreadableError, json_pairs
+from qemushim.fromargv.syntax import NOWHERE, Bag, UnreadableError, json_pairs
 
 Found = tuple[str, Node]
 
@@ -293,9 +294,11 @@ def _from_path(line: Line, path: str) -> Found:
 
 
 def _from_json(line: Line, text: str) -> Found:
-    from qemushim.fromargv.syntax import Place
-
-    bag = Bag("file=json:", Place(), json_pairs(text, "file=json:", Place()))
+    try:
+        bag = Bag("file=json:", NOWHERE, json_pairs(text, "file=json:", NOWHERE))
+    except ConfigError as problem:
+        problem.hint = 'commas within an option are written twice: file=json:{"driver":"file",,…}'
+        raise
     if not any(key == "driver" for key in bag.keys) and bag.has("file.driver"):
         bag = Bag(bag.what, bag.place, bag.below("file"))
     driver = bag.take("driver") or "file"
