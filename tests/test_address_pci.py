@@ -479,10 +479,13 @@ _PORTS = "".join(bus(number, "pcie-root-port") for number in range(1, 9))
         + bus(2, "pcie-switch-upstream-port")
         + bus(3, "pcie-switch-downstream-port"),
         "<sound model='ich9'/><controller type='sata' index='1'/>",
+        bus(1, "pci-bridge") + nic("virtio", at(0, 9)),
+        bus(1, "dmi-to-pci-bridge") + bus(2, "pci-bridge"),
+        bus(1, "pci-expander-bus") + bus(2, "pci-bridge", at(1, 0)),
     ],
 )
 def test_a_dry_run_adds_what_is_counted(machine: str, devices: str) -> None:
-    for more in (0, 1, 4, 5, 6, 7, 8, 9, *range(26, 33)):
+    for more in (0, 1, 4, 5, 6, 7, 8, 9, *range(24, 33), *range(54, 64)):
         _compare_rounds(document(devices + nic() * more, machine=machine))
 
 

@@ -71,8 +71,13 @@ class Bus:
         self._low = kind.first
 
     @property
+    def room(self) -> int:
+        """How many slots that devices may take have nothing in them."""
+        return self.kind.last - self.kind.first + 1 - self.busy
+
+    @property
     def is_full(self) -> bool:
-        return self.busy > self.kind.last - self.kind.first
+        return not self.room
 
     @property
     def is_empty(self) -> bool:

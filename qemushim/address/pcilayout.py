@@ -161,18 +161,21 @@ class PciLayout:
     def ports_lacking(self, tree: PciTree) -> int | None:
         """How many root ports have to be added, where that can be counted; ``None`` where only a dry run tells.
 
-        It can be where each open device takes a slot of the root bus, or a port of its own, and the root bus has room.
+        It can be where the open devices find a slot each on conventional buses that are there; and where each takes a
+        port of its own, for which the root bus has room.
         """
         if self.abilities.many_roots or len(tree.buses) != len(self.controllers):
             return None
         needs = [self.need(device) for device in self.open if wants_pci(device)]
         kinds = Counter(need.kind for need in needs if need.kind is not Kind.NONE)
-        slots = tree.buses[0].slots[1:].count(0)
         if any(need.integrated for need in needs):
             return None
         if not self.express:
             # one is kept for a bridge, see ``dry_run``
-            return 0 if kinds.keys() <= _ON_ROOT and kinds.total() < slots else None
+            room = sum(
+                bus.room for bus in tree.buses if bus.kind.automatic and bus.kind.accepts >= _CONVENTIONAL
+            )
+            return 0 if kinds.keys() <= _CONVENTIONAL and kinds.total() < room else None
         free = sum(bus.is_empty for bus in tree.buses if bus.model in _PORTS)
         lacking = max(kinds[Kind.PCIE] - free, 0)
         if lacking and len(tree.buses) == 1:
@@ -180,7 +183,7 @@ class PciLayout:
             lacking += 1
         fits = (
             kinds.keys() <= _PORT_OR_BEHIND
-            and kinds[Kind.PCIE_ROOT_PORT] + lacking <= _FUNCTIONS * slots
+            and kinds[Kind.PCIE_ROOT_PORT] + lacking <= _FUNCTIONS * tree.buses[0].room
             and len(tree.buses) + lacking <= MOST_BUSES
         )
         return lacking if fits else None
@@ -268,8 +271,8 @@ class PciLayout:
         return None
 
 
-#: what a conventional root bus takes
-_ON_ROOT = frozenset({Kind.PCI, Kind.PCI_BRIDGE})
+#: what any conventional bus takes
+_CONVENTIONAL = frozenset({Kind.PCI, Kind.PCI_BRIDGE})
 #: what a root bus of PCI Express takes without limits worth the name, and what goes behind that
 _PORT_OR_BEHIND = frozenset({Kind.PCIE_ROOT_PORT, Kind.PCIE})
 #: models of controllers with a slot for one device
