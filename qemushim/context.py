@@ -250,7 +250,7 @@ class Build(Context):
             "verify-peer": verify,
             "passwordid": password,
         }
-        return self.object(properties, source, "TLS credentials")
+        return self.object(properties, source, "the certificates for TLS with the server or its clients")
 
     # -- what is worked out once -------------------------------------------------------------------------------------
 

@@ -79,7 +79,9 @@ def secret_options(image: Image, b: Build) -> Iterator[Option]:
     if helper is not None and helper != MANAGED_HELPER:
         path = source.value("reservations/source/@path")
         yield b.object(
-            {"qom-type": "pr-manager-helper", "id": helper, "path": path}, source, "persistent reservations"
+            {"qom-type": "pr-manager-helper", "id": helper, "path": path},
+            source,
+            "a helper for persistent reservations",
         )
     auth = auth_secret(image)
     if auth is not None and image.auth is not None:

@@ -352,7 +352,7 @@ class Console(CharDevice):
         yield from self.chardev(b)
         place = address_properties(self, b) if self.kind == "virtio" else {}
         properties = {"driver": driver, **place, "chardev": f"char{self.alias}", "id": self.alias}
-        yield b.device(properties, self.node, "a console")
+        yield b.device(properties, self.node, "a console of virtio: /dev/hvc0 in Linux")
 
 
 #: console target → QEMU device; a serial console is a serial port

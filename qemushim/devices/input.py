@@ -44,6 +44,8 @@ _BUS_KINDS = {
     "virtio": frozenset(VIRTIO_INPUTS),
 }
 _GRAB_KEYS = ("ctrl-ctrl", "alt-alt", "shift-shift", "meta-meta", "scrolllock", "ctrl-scrolllock")
+#: what an input device is for, where its type does not say it
+_RULES = {"passthrough": "an input device of the host, handed to the guest"}
 
 
 class Input(Device):
@@ -142,7 +144,11 @@ class Input(Device):
         else:
             return
         yield from zpci_options(self, b)
-        yield b.device({**properties, **address_properties(self, b)}, self.node, f"a {kind} for the guest")
+        yield b.device(
+            {**properties, **address_properties(self, b)},
+            self.node,
+            _RULES.get(kind, f"a {kind} for the guest"),
+        )
 
     def _reader(self) -> dict[str, Value]:
         return {

@@ -106,7 +106,7 @@ def _user(interface: Interface, b: Build) -> Iterator[Option]:
             properties |= {"ipv6-prefix": ip.address, "ipv6-prefixlen": ip.prefix or None}
         else:
             properties["net"] = f"{ip.address}/{ip.prefix}" if ip.prefix else ip.address
-    yield _netdev(interface, b, properties, "user networking")
+    yield _netdev(interface, b, properties, "networking by QEMU itself, without rights on the host")
 
 
 def _passt_stream(interface: Interface, b: Build) -> Properties:
@@ -123,7 +123,7 @@ def _passt_stream(interface: Interface, b: Build) -> Properties:
 
 
 def _internal(interface: Interface, b: Build) -> Iterator[Option]:
-    yield _netdev(interface, b, {"type": "user"}, "user networking")
+    yield _netdev(interface, b, {"type": "user"}, "networking by QEMU itself, without rights on the host")
 
 
 def _socket(key: str) -> Callable[[Interface, Build], Iterator[Option]]:
@@ -214,7 +214,7 @@ def _card(interface: Interface, b: Build) -> Option:
             **rom_properties(interface),
         },
         interface.node,
-        "a network card",
+        f"a network card of model {interface.model}",
     )
 
 

@@ -138,7 +138,7 @@ class Crypto(Device):
             "id": f"obj{self.alias}",
             "queues": self.queues or None,
         }
-        yield b.object(backend, self.node, "what encrypts")
+        yield b.object(backend, self.node, "what does the work of the device that encrypts")
         yield from zpci_options(self, b)
         yield b.device(
             {

@@ -38,6 +38,7 @@ _SILENT = {
     "source": "<os> asks for firmware and leaves open which file",
     "cpu": "without <cpu> the guest gets the machine's default model",
     "os": "no <boot> and no <boot order=> say otherwise",
+    "uuid": "a guest without an identity is given one",
     "vcpu": "without <vcpu> the guest has one",
 }
 

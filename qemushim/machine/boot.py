@@ -269,10 +269,15 @@ def boot_options(b: Build) -> Iterator[Option]:
     line = os.node.child("cmdline")
     # the kernel's own words, with every blank
     cmdline = line.text if line is not None and line.text.strip() else None
-    direct = (("-kernel", os.kernel), ("-initrd", os.initrd), ("-append", cmdline), ("-shim", os.shim))
-    for flag, value in (*direct, ("-dtb", os.dtb)):
+    for flag, value, rule in (
+        ("-kernel", os.kernel, "the guest boots a kernel of the host"),
+        ("-initrd", os.initrd, "the file system that this kernel begins with"),
+        ("-append", cmdline, "the words that this kernel is given"),
+        ("-shim", os.shim, "what verifies this kernel before it is booted"),
+        ("-dtb", os.dtb, "the description of the board for this kernel"),
+    ):
         if value:
-            yield b.option(flag, value, os.node, "the guest boots a kernel of the host")
+            yield b.option(flag, value, os.node, rule)
     for table in os.tables:
         signature = table.type.upper() if table.type in ("slic", "msdm") else None
         pairs = {"sig": signature, "file": table.path}

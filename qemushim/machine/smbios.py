@@ -166,12 +166,16 @@ def smbios_options(b: Build) -> Iterator[Option]:
 
 
 def _tables(b: Build, sysinfo: Sysinfo) -> Iterator[Option]:
-    rule = "what SMBIOS tells the guest"
+    rule = "what SMBIOS tells the guest of its {}"
     if sysinfo.bios is not None:
-        yield b.pairs("-smbios", "type=0", _values(sysinfo.bios, "bios"), sysinfo.bios.node, rule)
+        yield b.pairs(
+            "-smbios", "type=0", _values(sysinfo.bios, "bios"), sysinfo.bios.node, rule.format("firmware")
+        )
     system = sysinfo.system
     if system is not None and not _is_sku_alone(system):
-        yield b.pairs("-smbios", "type=1", _values(system, "system"), system.node, rule)
+        yield b.pairs(
+            "-smbios", "type=1", _values(system, "system"), system.node, rule.format("maker and model")
+        )
     boards = sysinfo.base_boards
     if len(boards) > 1:
         raise error.unsupported(
@@ -179,14 +183,14 @@ def _tables(b: Build, sysinfo: Sysinfo) -> Iterator[Option]:
         )
     for board in boards:
         values = {"manufacturer": "", **_values(board, "baseBoard")}
-        yield b.pairs("-smbios", "type=2", values, board.node, rule)
+        yield b.pairs("-smbios", "type=2", values, board.node, rule.format("board"))
     if sysinfo.chassis is not None:
         values = {"manufacturer": "", **_values(sysinfo.chassis, "chassis")}
-        yield b.pairs("-smbios", "type=3", values, sysinfo.chassis.node, rule)
+        yield b.pairs("-smbios", "type=3", values, sysinfo.chassis.node, rule.format("case"))
     strings = sysinfo.oem_strings
     if strings is not None and strings.entries:
         texts: list[tuple[str, Value]] = [("value", entry.value or "") for entry in strings.entries]
-        yield b.pairs("-smbios", "type=11", texts, strings.node, rule)
+        yield b.pairs("-smbios", "type=11", texts, strings.node, "strings of the maker's own, in SMBIOS")
 
 
 def _is_sku_alone(system: Table) -> bool:
