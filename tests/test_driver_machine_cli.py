@@ -80,6 +80,9 @@ def test_a_guests_life(document: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert said("detach", "web", "vdb", "--config") == "web: disk vdb is gone\n"
     assert said("stop", "web", "--timeout", "30") == "web: shut down\n"
     assert "is off" in said("stop", "web", code=1)
+    assert "is off" in said("attach", "web", card(3), "--live", code=1)
+    assert "<address type='pci'" in said("attach", "web", card(3))
+    assert said("detach", "web", "52:54:00:00:00:03") == "web: interface 52:54:00:00:00:03 is gone\n"
     assert re.search(r"^- +web +off +-$", said("list"), re.MULTILINE)
     assert "# -name guest=web" in said("log", "web")
     # by its name, from what is kept

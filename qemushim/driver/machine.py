@@ -371,11 +371,14 @@ class Machine:
         """Give the guest one device more; its XML with the place that it got.
 
         ``live``: the running guest; ``config``: its definition; both get the same address.  Of a guest that is off
-        the definition alone is changed.  Raises ``ConfigError``, ``AddressError``, ``MonitorError``, ``DriverError``;
-        then nothing is changed.
+        the definition is changed, where that was meant too.  Raises ``ConfigError``, ``AddressError``,
+        ``MonitorError``, ``DriverError``; then nothing is changed.
         """
         return self._change(
-            live, lambda changes, monitor: changes.attach(monitor, device, config=config, file=file), secrets
+            live,
+            config,
+            lambda changes, monitor: changes.attach(monitor, device, config=config, file=file),
+            secrets,
         )
 
     def detach(
@@ -387,12 +390,15 @@ class Machine:
         may still do so.  Raises as ``attach`` does.
         """
         return self._change(
-            live, lambda changes, monitor: changes.detach(monitor, device, config=config, patience=patience)
+            live,
+            config,
+            lambda changes, monitor: changes.detach(monitor, device, config=config, patience=patience),
         )
 
     def _change(
         self,
         live: bool,
+        config: bool,
         change: Callable[[Changes, QmpMonitor | TextMonitor | None], str],
         secrets: Mapping[str, bytes] | None = None,
     ) -> str:
@@ -400,7 +406,10 @@ class Machine:
             with self._session() as (running, monitor):
                 return change(Changes(self.folder, running, self.host, secrets), monitor)
         with self.folder.locked():
-            return change(Changes(self.folder, self._settle(), self.host, secrets), None)
+            found = self._settle()
+            if not config:
+                raise self._is_off()
+            return change(Changes(self.folder, found, self.host, secrets), None)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
