@@ -171,14 +171,18 @@ def verdict(theirs: Answer, mine: Answer) -> str:
 
 
 def settled(root: Node) -> str:
-    """The document with a UUID and MACs, which libvirt would draw at random."""
+    """The document with UUIDs and MACs, which libvirt would draw at random."""
     root = root.copy()
-    if root.child("uuid") is None and root.tag == "domain":
+    for node in root.all("genid"):
+        node.text = node.text.strip() or nominal_uuid("genid")
+    if not root.value("uuid") and root.tag == "domain":
+        root.discard("uuid")
         root.add("uuid", text=nominal_uuid(root.value("name") or ""))
     devices = root.child("devices")
     for number, nic in enumerate(devices.all("interface") if devices is not None else ()):
-        if nic.child("mac") is None:
-            nic.add("mac", {"address": nominal_mac(str(number))})
+        mac = nic.child("mac")
+        if mac is None or "address" not in mac.attrib:
+            nic.ensure("mac").set("address", nominal_mac(str(number)))
     return documents.text(root)
 
 

@@ -327,6 +327,10 @@ def _usb_options(c: Controller, b: Build) -> Iterator[Option]:
         )
     properties: dict[str, Value] = {"p2": c.ports, "p3": c.ports}
     if c.is_companion:
+        if not any(
+            o.type == "usb" and o.number == c.number and not o.is_companion for o in b.domain.all(Controller)
+        ):
+            raise error.internal("masterbus not found", c.node, f"add its <controller index='{c.number}'>")
         properties["masterbus"] = f"{controller_alias(b, 'usb', c.number)}.0"
         properties["firstport"] = c.master_startport or 0
     else:

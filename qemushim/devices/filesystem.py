@@ -107,8 +107,11 @@ class Filesystem(Device):
             node.attrib.setdefault("accessmode", "passthrough")
         if node.get("multidevs") == "default":
             node.drop("multidevs")
-        if not self.is_virtiofs:
-            node.discard("idmap")
+        ids = node.child("idmap")
+        if ids is not None and not self.is_virtiofs:
+            node.remove(ids)
+        elif ids is not None:
+            ids.children.sort(key=lambda one: (one.tag != "uid", IdRange(one).start))
 
     # -- checks ------------------------------------------------------------------------------------
 

@@ -102,6 +102,12 @@ class Spice(GraphicsKind):
                 self.node.add("channel", {"name": name, "mode": mode})
 
     def check(self, d: Define) -> None:
+        if self.tls_port > 0 and not d.host.config.spice_tls:
+            raise error.unsupported(
+                "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf",
+                self.node,
+                "drop tlsPort=, or set spice_tls = 1 in qemu.conf",
+            )
         if self.gl and not d.emulator.option("spice", "gl"):
             raise error.unsupported(
                 "This QEMU doesn't support spice OpenGL", self.node.child("gl"), "drop <gl>"
@@ -133,16 +139,12 @@ class Spice(GraphicsKind):
             want_port = want_port or self.default_mode != "secure"
             want_tls = want_tls or self.default_mode == "secure"
             want_tls = want_tls or (self.default_mode is None and config.spice_tls)
-        if want_tls and not config.spice_tls:
+            want_tls = want_tls or any(channel.mode == "secure" for channel in self.channels)
+            want_port = want_port or any(channel.mode == "insecure" for channel in self.channels)
+        if want_tls and not config.spice_tls and not b.export:
             raise error.unsupported(
                 "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf",
                 self.node,
-            )
-        if self.tls_port > 0 and not config.spice_tls:
-            raise error.unsupported(
-                "spice TLS port set in XML configuration, but TLS is disabled in qemu.conf",
-                self.node,
-                "drop tlsPort=, or set spice_tls = 1 in qemu.conf",
             )
         return (
             b.host.spice_port if want_port else max(self.port, 0),

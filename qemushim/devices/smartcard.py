@@ -67,6 +67,9 @@ class Smartcard(Device):
                 raise error.xml(message, database, f"<database>{DATABASE}</database>")
 
     def complete(self, d: Define) -> None:
+        if self.mode != "host-certificates":
+            self.node.discard("certificate")
+            self.node.discard("database")
         if self.mode == "passthrough":
             complete_source(self.node)
         else:

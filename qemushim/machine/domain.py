@@ -148,6 +148,10 @@ class Domain(Item):
             }
             return
         self.lists = {tag: [] for tag in BY_TAG}
+        for more in node.all("devices")[1:]:
+            # whatever says <devices> is one list to libvirt
+            node.ensure("devices").children += more.children
+            node.remove(more)
         for child in devices.children if devices is not None else ():
             listed = self.lists.get(child.tag)
             if listed is not None:

@@ -83,9 +83,10 @@ def complete_memory(d: Define) -> None:
 def _complete_max(d: Define, most: int, total: int) -> None:
     domain = d.domain
     if not most:
-        if domain.max_memory_slots not in (None, 0):
+        if domain.max_memory_slots:
             raise error.xml(
-                "max memory size must be specified when specifying slots", domain.node.child("maxMemory")
+                "maximum memory size must be specified when specifying number of memory slots",
+                domain.node.child("maxMemory"),
             )
         domain.node.discard("maxMemory")
         return

@@ -140,6 +140,8 @@ def complete_metadata(d: Define) -> None:
             metadata.set(name, uri)
         kept.append(child)
     metadata.children = kept
+    if not kept:
+        root.discard("metadata")
 
 
 _FIRST = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
