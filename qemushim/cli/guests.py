@@ -13,6 +13,9 @@ from qemushim.errors import ConfigError
 if TYPE_CHECKING:
     from qemushim.driver.machine import Machine
 
+#: seconds that a guest has to shut down
+SHUTDOWN = 60
+
 
 def add_guest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("guest", metavar="GUEST", help="name of a guest that “qemushim run” has started")
@@ -25,6 +28,17 @@ def add_documents(parser: argparse.ArgumentParser) -> None:
         "--live", action="store_true", help="the running guest alone (default: both, at the same address)"
     )
     which.add_argument("--config", action="store_true", help="the definition alone, for the next start")
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """How long a guest may take to shut down."""
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=SHUTDOWN,
+        help=f"what the guest has to shut down (default: {SHUTDOWN})",
+    )
 
 
 def add_secrets(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from qemushim.cli.common import note, printable, read_document
-from qemushim.cli.guests import add_secrets, read_secrets, tell
+from qemushim.cli.guests import add_secrets, add_timeout, read_secrets, tell
 from qemushim.errors import ConfigError, DriverError
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from qemushim.driver.process import Process
     from qemushim.guest import Guest
 
-#: seconds that a guest has to shut down
-SHUTDOWN = 60
 
 EPILOG = """\
 examples:
@@ -53,13 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-d", "--detach", action="store_true", help="return when the guest runs, and let it go on"
     )
     parser.add_argument("--paused", action="store_true", help="stop before the guest's first instruction")
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        default=SHUTDOWN,
-        help=f"what the guest has to shut down (default: {SHUTDOWN})",
-    )
+    add_timeout(parser)
     add_secrets(parser)
 
 

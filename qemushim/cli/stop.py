@@ -7,8 +7,7 @@ from __future__ import annotations
 import argparse
 
 from qemushim.cli.common import printable
-from qemushim.cli.guests import add_guest, opened, tell
-from qemushim.cli.run import SHUTDOWN
+from qemushim.cli.guests import add_guest, add_timeout, opened, tell
 
 EPILOG = """\
 examples:
@@ -21,13 +20,7 @@ exit codes: 0, 1 where there is no such guest, 2 for wrong usage"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_guest(parser)
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        default=SHUTDOWN,
-        help=f"what the guest has to shut down (default: {SHUTDOWN})",
-    )
+    add_timeout(parser)
     parser.add_argument("--force", action="store_true", help="end QEMU without asking the guest")
 
 

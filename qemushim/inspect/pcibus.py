@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from qemushim.address.pci import BUS_KINDS
 from qemushim.address.walk import devices_in_order, index_of, number, pci_address
+from qemushim.devices.address import PciAddress
 from qemushim.devices.base import Device
 from qemushim.inspect.survey import Survey
 
@@ -27,16 +27,10 @@ _I440FX_BRIDGES, _I440FX_MUTE = (2, 0), (2, 0)
 _ALL_ACPI = (8, 0)
 
 
-class GuestPlace(NamedTuple):
-    """Where a guest finds a PCI device."""
+class GuestPlace(PciAddress):
+    """Where a guest finds a PCI device, by the numbers that its firmware gives."""
 
-    domain: int
-    bus: int
-    slot: int
-    function: int
-
-    def __str__(self) -> str:
-        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
