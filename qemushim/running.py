@@ -46,7 +46,8 @@ def read_process(pid: int, proc: Path = Path("/proc"), sys: Path = Path("/sys"))
         )
     words = Words([Word(word) for word in argv])
     try:
-        words.words[:0] = [Word(word) for word in _words(folder / "environ", pid)]
+        variables = _words(folder / "environ", pid)
+        words.words[:0] = [Word(text) for text in variables if _matters(text, argv)]
     except DriverError:
         words.notes.append(("its environment may not be read by this user", 0))
     descriptors = _descriptors(folder)
@@ -65,6 +66,27 @@ def _words(path: Path, pid: int) -> list[str]:
         raise DriverError(f"process {pid}: {problem.strerror}", hint="root may read it") from None
     text = data.decode(errors="surrogateescape").encode("utf-8", "replace").decode()
     return text.removesuffix("\0").split("\0") if text else []
+
+
+#: what variables begin with that QEMU or its libraries look at
+_PREFIXES = (
+    "QEMU_",
+    "SDL_",
+    "PULSE_",
+    "PIPEWIRE_",
+    "MESA_",
+    "LIBGL_",
+    "EGL_",
+    "VIRGL_",
+    "ALSA_",
+    "GLIBC_TUNABLES=",
+)
+
+
+def _matters(variable: str, argv: list[str]) -> bool:
+    """Whether a variable is QEMU's: libvirt gives it few, a terminal all that its user has."""
+    by_libvirt = any(word.startswith("socket,id=charmonitor,") for word in argv)
+    return by_libvirt or variable.startswith(_PREFIXES)
 
 
 def _link(path: Path) -> str:

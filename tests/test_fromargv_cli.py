@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -39,6 +42,7 @@ def words(text: str | bytes) -> list[str]:
         ("cd /srv && qemu-system-x86_64 -S &", ["qemu-system-x86_64", "-S"]),
         ("qemu-system-x86_64 -S 2>&1 | tee log", ["qemu-system-x86_64", "-S"]),
         ("qemu-system-x86_64 -S >/dev/null 2> err", ["qemu-system-x86_64", "-S"]),
+        ("qemu-system-x86_64 -S &>log -append '<a> 2>b'", ["qemu-system-x86_64", "-S", "-append", "<a> 2>b"]),
         ("qemu-system-x86_64 -append 'a  b' -name \"x \\\"y\\\"\"", ["qemu-system-x86_64", "-append", "a  b", "-name",
                                                                   'x "y"']),
         ("qemu-system-x86_64 -name $'a\\tb' -name a\\ b", ["qemu-system-x86_64", "-name", "a\tb", "-name", "a b"]),
@@ -209,8 +213,6 @@ def test_wrong_usage(given: list[str]) -> None:
 def test_no_qemu_by_that_id(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["from-argv", "--pid", "999999999"]) == 1
     assert "there is no process 999999999" in capsys.readouterr().err
-    import os
-
     with pytest.raises(DriverError, match="is no QEMU"):
         read_process(os.getpid())
 
@@ -262,7 +264,7 @@ def test_what_proc_and_sys_say(tmp_path: Path) -> None:
         *("-device", "vhost-user-fs-pci,chardev=c,tag=t"),
     ]
     (me / "cmdline").write_bytes("\0".join([*argv, ""]).encode())
-    (me / "environ").write_bytes(b"FOO=bar\0LC_ALL=C\0")
+    (me / "environ").write_bytes(b"FOO=bar\0QEMU_X=1\0LC_ALL=C\0")
     for number, target in ((30, "/dev/net/tun"), (31, "/dev/tap9"), (32, "/x"), (33, "socket:[777]")):
         (me / "fd" / str(number)).symlink_to(target)
     (me / "net").mkdir()
@@ -295,10 +297,28 @@ def test_what_proc_and_sys_say(tmp_path: Path) -> None:
     assert devices.value("disk/source/@file") == "/unknown/x"
     assert devices.value("serial/source/@path") == "/run/guest/serial one.sock"
     assert devices.value("filesystem/source/@dir") == "/srv/shared"
-    assert reading.guest.domain.node.value("qemu:commandline/qemu:env/@name") == "FOO"
+    assert reading.guest.domain.node.value("qemu:commandline/qemu:env/@name") == "QEMU_X"
 
 
 def test_a_line_knows_where_its_arguments_stand() -> None:
     line = arguments_of(words_of("FOO=1 qemu-system-x86_64 \\\n  -m 1G \\\n  -S"))
     assert [(a.flag, a.place.index, a.place.line) for a in line.arguments] == [("-m", 1, 2), ("-S", 3, 3)]
     assert line.environment == {"FOO": "1"}
+
+
+def test_the_page_of_the_manual_is_true(tmp_path: Path) -> None:
+    """Commands of docs/from-argv.md say what the page shows, and its Python runs."""
+    text = (ROOT / "docs" / "from-argv.md").read_text()
+    [block] = re.findall(r"```console\n\$ (.*?)```", text, re.DOTALL)
+    command, _, output = block.partition(" > vm.xml\n")
+    program = tmp_path / "qemushim"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m qemushim "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        f"{command} > vm.xml", shell=True, cwd=tmp_path, env=environment, capture_output=True, check=True
+    )
+    assert done.stderr.decode() == output
+    assert (tmp_path / "vm.xml").read_text().startswith("<domain type='kvm'>")
+    [python] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(python, "from-argv.md", "exec"), {})

@@ -16,6 +16,7 @@ from qemushim.cli.common import (
     add_host,
     as_json,
     complain,
+    names_binary,
     note,
     printable,
     problem_data,
@@ -145,7 +146,8 @@ def _emulator(options: argparse.Namespace, binary: str, words: Words, runs: str)
 def _host(options: argparse.Namespace, emulator: Emulator) -> Host:
     from qemushim.host import Host
 
-    if options.host == "local" or (options.host is None and options.pid is not None):
+    here = options.pid is not None or (options.qemu is not None and names_binary(options))
+    if options.host == "local" or (options.host is None and here):
         return Host.local()
     return Host.nominal(emulator.arch)
 

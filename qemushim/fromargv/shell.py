@@ -24,7 +24,8 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(\[[@*]\])?(?::?-([^}$`]*))?\})")
 #: words before an assignment that leave it one
 _DECLARING = frozenset({"declare", "export", "local", "readonly", "typeset", "-a", "-r", "-x", "-g"})
-_ENDS = frozenset({"|", "||", "&&", ";", "&", ";;"})
+#: what goes to or comes from a file is the shell's
+_REDIRECTION = re.compile(r"(?:\d*(?:>>|>&|>\||<<<|<&|<>|>|<)|&>>?)[ \t]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Splitter:
             end = text.find("\n", self.position)
             self.position = len(text) if end < 0 else end
             return []
-        if here in "|&;":
+        if here in "|&;" and not text.startswith("&>", self.position):
             while self.position < len(text) and text[self.position] == here:
                 self._step()
             return None
@@ -98,11 +99,22 @@ class Splitter:
             # a subshell, a group, the end of a function
             self._step()
             return []
+        redirection = _REDIRECTION.match(text, self.position)
+        if redirection is not None:
+            self._redirect(redirection)
+            return []
         array = _ARRAY.match(text, self.position)
         if array is not None:
             self._array(array)
             return []
         return self._word()
+
+    def _redirect(self, match: re.Match[str]) -> None:
+        """``>FILE``, ``2>&1``"""
+        line = self.line
+        self.position = match.end()
+        target = "".join(word.text for word in self._word()) if self.position < len(self.text) else ""
+        self.remarks.append((f"the redirection {match[0].strip()}{target} is the shell's", line))
 
     def _array(self, match: re.Match[str]) -> None:
         """``NAME=(…)``"""
@@ -171,7 +183,7 @@ class Splitter:
     def _ends_word(self, here: str) -> bool:
         if here == ")" and self._in_array:
             return True
-        return here in "|&;" and not (here == "&" and self._fields[-1][-1:] == [">"])
+        return here in "|&;<>"
 
     def _variable(self, *, quoted: bool) -> bool:
         """A variable that the text has set; of any other the dollar sign is told, and stays."""

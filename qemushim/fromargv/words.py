@@ -88,7 +88,7 @@ def _shell_words(text: str, file: str) -> Words:
         chosen = [word for command in commands for word in command]
     elif len(commands) > 1:
         out.notes.append((f"{len(commands) - 1} other commands of the text are not read", 0))
-    out.words = _without_redirections(chosen, out)
+    out.words = chosen
     return out
 
 
@@ -103,23 +103,6 @@ def _starts_qemu(command: list[Word]) -> bool:
 def _names_qemu(text: str) -> bool:
     name = text.rpartition("/")[2]
     return name.startswith(("qemu-system-", "qemu-kvm", "kvm")) or name == "qemu"
-
-
-def _without_redirections(words: list[Word], out: Words) -> list[Word]:
-    """``>file``, ``2>&1`` and the like are the shell's, not QEMU's."""
-    kept: list[Word] = []
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-            continue
-        bare = word.text.lstrip("0123456789")
-        if word.line and bare[:1] in ("<", ">") and not word.text.startswith("-"):
-            out.notes.append((f"the redirection {word.text} is the shell's", word.line))
-            skip = not bare.lstrip("<>&|")
-            continue
-        kept.append(word)
-    return kept
 
 
 def place_of(words: list[Word], number: int, first: int) -> Place:
