@@ -144,8 +144,11 @@ class PciLayout:
             return False
         return all(self.need(device).kind is Kind.NONE for device in self.open)
 
-    def grow(self) -> None:
-        """Find out how many buses there must be, and add the controllers that give them."""
+    def grow(self) -> PciTree | None:
+        """Find out how many buses there must be, and add the controllers that give them.
+
+        Where none is added, the tree comes back, with everything in it that has its place.
+        """
         tree = self.tree(growing=True)
         self.reserve_chipset(tree)
         lacking = self.ports_lacking(tree)
@@ -154,9 +157,13 @@ class PciLayout:
         else:
             for number in range(len(tree.buses), len(tree.buses) + lacking):
                 self.add_controller(number, "pcie-root-port")
-        if lacking != 0:
-            self.controllers = pci_controllers(self.domain)
-            self.open = open_devices(self.domain)
+        if lacking == 0 and not any(map(wants_pci, self.domain.lists["video"])):
+            # a graphics card that did not get the chipset's slot for it has been tried elsewhere
+            tree.growing = False
+            return tree
+        self.controllers = pci_controllers(self.domain)
+        self.open = open_devices(self.domain)
+        return None
 
     def ports_lacking(self, tree: PciTree) -> int | None:
         """How many root ports have to be added, where that can be counted; ``None`` where only a dry run tells.
@@ -215,10 +222,11 @@ class PciLayout:
     def add_controller(self, number: int, model: str) -> Controller:
         return self.domain.add(Controller, {"type": "pci", "index": str(number), "model": model})
 
-    def real_run(self, *, place: bool = True) -> PciTree:
-        """Check what has its place; ``place`` the rest."""
-        tree = self.tree()
-        self.reserve_chipset(tree)
+    def real_run(self, tree: PciTree | None = None, *, place: bool = True) -> PciTree:
+        """Check what has its place, unless it is in ``tree`` already; ``place`` the rest."""
+        if tree is None:
+            tree = self.tree()
+            self.reserve_chipset(tree)
         if place:
             self.place_all(tree, write=True)
         if self.d.emulator.flag("zpci"):
@@ -319,9 +327,8 @@ def assign_pci(d: Define) -> None:
     complete = bool(layout.controllers) and layout.is_complete()
     if complete and d.start:
         return  # the definition was complete, and was checked when it was made
-    if layout.controllers and not complete:
-        layout.grow()
-    layout.real_run(place=not complete)
+    tree = layout.grow() if layout.controllers and not complete else None
+    layout.real_run(tree, place=not complete)
     set_multifunction(layout.places)
     for controller in pci_controllers(d.domain):
         place = pci_address(controller)
