@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,23 @@ def test_every_argument_is_explained(case: Golden) -> None:
             assert 0 < argument.line <= argument.end <= len(whole.source), argument
         if argument.origin == "added":
             assert argument.reason, argument
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_on_a_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["explain", str(ROOT / "examples" / "web-server.xml")]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    if columns < 100:
+        # every argument in full, what it is for below it
+        at = lines.index(
+            next(line for line in lines if line.startswith('-device {"driver":"virtio-net-pci"'))
+        )
+        assert lines[at].endswith("}")
+        assert "a network card of model virtio" in lines[at + 1]
+    else:
+        assert any("-device virtio-net-pci net0" in line for line in lines)
+        assert max(map(len, lines)) <= columns

@@ -15,20 +15,18 @@ from qemushim.cli.common import (
     as_json,
     check_writable,
     complain,
-    printable,
     schema_of,
     write_file,
 )
 from qemushim.cli.compare import EXIT, STYLES
 from qemushim.cli.documents import documents, how_many
 from qemushim.cli.progress import asking
+from qemushim.cli.table import print_table
 from qemushim.compare.audit import ORDER
 from qemushim.compare.verdict import Verdict
 from qemushim.errors import ConfigError, EmulatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from qemushim.compare.audit import Finding
 
 EPILOG = """\
@@ -141,14 +139,10 @@ def _write_page(findings: list[Finding], options: argparse.Namespace) -> None:
 def show(findings: list[Finding]) -> None:
     """A table, worst first, and a line of counts; on a terminal with colours."""
     ordered = sorted(findings, key=lambda finding: ORDER.index(finding.verdict))
-    if sys.stdout.isatty():
-        _draw(ordered)
-    else:
-        rows = [_HEADINGS, *map(_cells, ordered)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS) - 1)]
-        for row in rows:
-            padded = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)]
-            print("  ".join([*padded, row[-1]]).rstrip())
+    styles = {_text(verdict): "magenta" if verdict is None else STYLES[verdict] for verdict in ORDER}
+    print_table(
+        _HEADINGS, [_cells(f) for f in ordered], style=lambda row: styles[row[0]], whole=("VERDICT", "QEMU")
+    )
     counts = ((verdict, sum(f.verdict is verdict for f in findings)) for verdict in ORDER)
     print("\n" + ", ".join(f"{_text(verdict)}: {number}" for verdict, number in counts if number))
 
@@ -160,24 +154,8 @@ def _text(verdict: Verdict | None) -> str:
 def _cells(finding: Finding) -> tuple[str, str, str, str, str]:
     return (
         _text(finding.verdict),
-        printable(finding.name or finding.file),
-        printable(finding.machine),
+        finding.name or finding.file,
+        finding.machine,
         f"{finding.old} → {finding.new}",
-        printable(finding.summary),
+        finding.summary,
     )
-
-
-def _draw(findings: Iterable[Finding]) -> None:
-    # takes longer to load than everything else here together
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in _HEADINGS:
-        table.add_column(heading, no_wrap=heading in _HEADINGS[:1], overflow="fold")
-    for finding in findings:
-        first, *others = _cells(finding)
-        style = STYLES[finding.verdict] if finding.verdict is not None else "magenta"
-        table.add_row(Text(first, style=style), *map(Text, others))
-    Console(highlight=False).print(table)

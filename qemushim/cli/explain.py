@@ -7,9 +7,11 @@ behind, and what changes when it is taken out."""
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from qemushim.cli.common import (
     add_document,
@@ -37,6 +39,9 @@ from qemushim.inspect.explain import (
     line_data,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 EPILOG = """\
 examples:
   qemushim explain web.xml                     every argument
@@ -47,6 +52,8 @@ examples:
 
 exit codes: 0, 1 where nothing matches or the guest is refused, 2 for wrong usage"""
 
+#: origin → its colour on a terminal, where a table needs so many columns
+_COLOURS, _TABLE_WIDTH = {DOCUMENT: "green", ADDED: "yellow"}, 100
 #: changes that are shown of a line that is taken out
 _SHOWN = 12
 
@@ -176,6 +183,30 @@ def _summary(meaning: LineMeaning) -> Iterator[str]:
     yield f"  … {len(meaning.removed)} arguments go and {len(meaning.added)} come (--json has them all)"
 
 
+def _brief(a: Argument) -> str:
+    """What an argument is about, in the width of a column: what it makes, and by which name."""
+    value = a.value or ""
+    if not value.startswith("{"):
+        return value
+    given = json.loads(value)
+    kind = next((given[key] for key in ("driver", "qom-type", "type") if key in given), "")
+    name = next((given[key] for key in ("id", "node-name") if key in given), "")
+    return " ".join(str(word) for word in (kind, name) if word)
+
+
+def _coloured(console: Console, found: Iterable[Argument]) -> None:
+    """Where a table has no room: each argument in full, and what is known below it."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for a in found:
+        # as it is: a terminal breaks it, and gives it back in one piece
+        console.print(Text.assemble((a.flag, "bold cyan"), " ", printable(a.value or "")), soft_wrap=True)
+        why = f"{a.rule} – {a.reason}" if a.origin == ADDED and a.reason else a.rule
+        where = Text.assemble((printable(_where(a)), _COLOURS.get(a.origin, "dim")), f": {why}")
+        console.print(Padding(where, (0, 0, 0, 4)))
+
+
 def _table(found: Iterable[Argument]) -> None:
     """For a terminal."""
     # takes longer to load than the rest of the work takes
@@ -183,20 +214,22 @@ def _table(found: Iterable[Argument]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    if console.width < _TABLE_WIDTH:
+        _coloured(console, found)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     table.add_column("LINE", justify="right", no_wrap=True)
     table.add_column("FROM", no_wrap=True, ratio=2)
     table.add_column("ARGUMENT", no_wrap=True, ratio=5)
     table.add_column("WHY", ratio=5)
-    colours = {DOCUMENT: "green", ADDED: "yellow"}
     for a in found:
-        colour = colours.get(a.origin, "dim")
+        colour = _COLOURS.get(a.origin, "dim")
         why = f"{a.rule} – {a.reason}" if a.origin == ADDED and a.reason else a.rule
-        argument = Text.assemble((a.flag, "bold cyan"), " ", printable(a.value or ""))
+        argument = Text.assemble((a.flag, "bold cyan"), " ", printable(_brief(a)))
         line = str(a.line) if a.line else {ADDED: "+"}.get(a.origin, "·")
         origin = "always there" if not a.element else printable(a.element)
         table.add_row(Text(line, colour), Text(origin, colour), argument, Text(why))
-    console = Console()
     console.print(table)
     console.print(
         Text.assemble(

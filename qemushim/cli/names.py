@@ -6,7 +6,6 @@ other buses: where the addresses of FILE can not be kept they are given anew, an
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
 
 from qemushim.cli.common import (
     add_document,
@@ -16,10 +15,10 @@ from qemushim.cli.common import (
     emulator_for,
     host_for,
     note,
-    printable,
     read_document,
     schema_of,
 )
+from qemushim.cli.table import print_table
 from qemushim.emulator.model import Emulator
 from qemushim.guest import Guest
 from qemushim.host import Host
@@ -38,6 +37,8 @@ exit codes: 0, 1 where a name changes or goes (or the guest is refused), 2 for w
 
 #: names of a change that are bad news
 _CHANGED = ("renamed", "gone")
+#: verdict → its colour on a terminal
+_STYLES = {"same": "dim", "renamed": "yellow", "added": "green", "gone": "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,14 +74,14 @@ def run(options: argparse.Namespace) -> int:
     old = _survey(guest, options, qemus[0])
     if options.new is None and options.machine is None and len(qemus) == 1:
         found = names(old)
-        _dump(names_data(found)) if options.format == "json" else _print(_table(found))
+        _dump(names_data(found)) if options.format == "json" else _show(found)
         return 0
     if options.new is not None:
         new = _survey(read_document(options.new), options, qemus[-1])
     else:
         new = _changed(guest, old, options, qemus[-1])
     changes = compare_names(old, new)
-    _dump(change_data(changes)) if options.format == "json" else _print(_changes(changes))
+    _dump(change_data(changes)) if options.format == "json" else _show_changes(changes)
     return int(any(change.verdict in _CHANGED for change in changes))
 
 
@@ -108,46 +109,31 @@ def _dump(data: object) -> None:
     print(as_json(data))
 
 
-def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(printable(line))
-
-
-def _rows(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(map(str.ljust, row, widths)).rstrip()
-
-
-def _table(found: list[Named]) -> Iterator[str]:
+def _show(found: list[Named]) -> None:
     cards = [n for n in found if n.kind == "interface"]
     disks = [n for n in found if n.kind == "disk"]
-    if cards:
-        rows = [("NETWORK CARD", "NAME", "BECAUSE OF", "ALSO")]
-        rows += [(n.device.partition(" ")[2], n.name or "?", n.rule, " ".join(n.others)) for n in cards]
-        yield from _rows(rows)
-    if cards and disks:
-        yield ""
-    if disks:
-        rows = [("DISK", "LINK", "BECAUSE OF", "ALSO")]
-        rows += [(n.device.partition(" ")[2], n.name or "?", n.rule, " ".join(n.others)) for n in disks]
-        yield from _rows(rows)
+    for heading, names_of, kind in (("NETWORK CARD", "NAME", cards), ("DISK", "LINK", disks)):
+        if kind is disks and cards and disks:
+            print()
+        if kind:
+            rows = [(n.device.partition(" ")[2], n.name or "?", n.rule, " ".join(n.others)) for n in kind]
+            print_table((heading, names_of, "BECAUSE OF", "ALSO"), rows, whole=(heading,))
     if not found:
-        yield "this guest has no network cards and no disks"
+        print("this guest has no network cards and no disks")
 
 
-def _changes(changes: list[Renamed]) -> Iterator[str]:
-    rows = [("", "DEVICE", "BEFORE", "AFTER", "BECAUSE OF")]
+def _show_changes(changes: list[Renamed]) -> None:
+    rows = []
     for change in changes:
         named = change.new or change.old
         assert named is not None
         before = (change.old.name or "?") if change.old is not None else "–"
         after = (change.new.name or "?") if change.new is not None else "–"
         rows.append((change.verdict, named.device, before, after, named.rule))
-    yield from _rows(rows)
+    headings = ("", "DEVICE", "BEFORE", "AFTER", "BECAUSE OF")
+    print_table(headings, rows, style=lambda row: _STYLES[row[0]], whole=("", "DEVICE"))
     cards = [
         c.new for c in changes if c.verdict == "renamed" and c.new is not None and c.new.kind == "interface"
     ]
     if any(not card.name.startswith("eno") for card in cards):
-        yield ""
-        yield "To keep a card's name wherever it sits, give it an index: <acpi index='1'/> makes it eno1."
+        print("\nTo keep a card's name wherever it sits, give it an index: <acpi index='1'/> makes it eno1.")

@@ -18,11 +18,11 @@ from qemushim.cli.common import (
     emulator_for,
     host_for,
     note,
-    printable,
     read_document,
     schema_of,
     write_file,
 )
+from qemushim.cli.table import print_table
 from qemushim.inspect.slots import (
     BY_NAME,
     MOST,
@@ -82,8 +82,7 @@ def run(options: argparse.Namespace) -> int:
     host = host_for(options, emulator)
     if not wanted:
         found = counts(guest, emulator, host)
-        lines = [as_json(counts_data(found))] if options.format == "json" else _table(found)
-        print("\n".join(lines))
+        print(as_json(counts_data(found))) if options.format == "json" else _show(found)
         return 0
     made = (plan_cold if options.cold else plan)(guest, wanted, emulator, host)
     if options.apply:
@@ -110,13 +109,10 @@ def _number(count: int) -> str:
     return f"{MOST}+" if count == MOST else str(count)
 
 
-def _table(found: list[Count]) -> Iterator[str]:
-    rows = [("KIND", "", "COLD", "HOT", "FOR MORE WHILE IT RUNS, ADD BEFORE IT STARTS")]
-    rows += [(c.sort, c.words, _number(c.cold), _number(c.hot), printable(c.more or c.why)) for c in found]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, words, cold, hot, more in rows:
-        line = f"{name:<{widths[0]}}  {words:<{widths[1]}}  {cold:>{widths[2]}}  {hot:>{widths[3]}}  {more}"
-        yield line.rstrip()
+def _show(found: list[Count]) -> None:
+    rows = [(c.sort, c.words, _number(c.cold), _number(c.hot), c.more or c.why) for c in found]
+    headings = ("KIND", "", "COLD", "HOT", "FOR MORE WHILE IT RUNS, ADD BEFORE IT STARTS")
+    print_table(headings, rows, whole=headings[:4], right=("COLD", "HOT"))
 
 
 def _apply(path: str, made: Plan) -> None:
