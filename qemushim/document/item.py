@@ -132,6 +132,7 @@ class Item:
     #: fields by name, in writing order
     fields = _FIELDS
     schema = _SCHEMA
+    #: the fields that a subclass has too, by name: those that are unused here among them
     inheritable = _INHERITABLE
     #: how libvirt refuses a child that it does not know (``{}``: its tag); where it is passed over, ""
     closed: ClassVar[str] = ""

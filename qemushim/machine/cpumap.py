@@ -72,8 +72,6 @@ class X86Map(NamedTuple):
     #: in the order of the map
     features: Mapping[str, Feature]
     models: Mapping[str, Model]
-    #: features that are more than names
-    with_bits: tuple[Feature, ...] = ()
     unmigratable: frozenset[str] = frozenset()
     #: model → its versioned name (``486`` → ``486-v1``), for those that have one
     canonical: Mapping[str, str] = _NONE
@@ -90,10 +88,10 @@ class X86Map(NamedTuple):
     def names(self, bits: int) -> list[str]:
         """The features that make up ``bits``, in the order of the map."""
         found = []
-        for feature in self.with_bits:
+        for feature in self.features.values():
             if not bits:
                 break
-            if feature.bits & bits == feature.bits:
+            if feature.bits & bits:
                 found.append(feature.name)
                 bits ^= feature.bits
         return found
@@ -187,7 +185,6 @@ def _unpack_x86(data: Mapping[str, Any]) -> X86Map:
         dict(data["vendors"]),
         features,
         models,
-        with_bits=tuple(f for f in features.values() if f.bits),
         unmigratable=frozenset(f.name for f in features.values() if not f.migratable),
         canonical={m.alias_of: m.name for m in models.values() if m.alias_of},
     )
