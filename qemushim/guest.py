@@ -21,7 +21,7 @@ from qemushim.devices.address import PciAddress
 from qemushim.devices.alias import assign_aliases, check_aliases
 from qemushim.devices.base import Device
 from qemushim.devices.bootindex import check_boot_order
-from qemushim.devices.disk_check import check_disks_together, check_drive_addresses
+from qemushim.devices.disks_together import check_disks_together, check_drive_addresses
 from qemushim.devices.export import export_interfaces
 from qemushim.devices.prepare import prepare_devices
 from qemushim.document.item import Item
@@ -92,7 +92,7 @@ def check_devices(d: Define) -> None:
 def check_hostdevs(d: Define) -> None:
     """What host devices must not be together; a guest without any does not load what they are."""
     if d.domain.lists["hostdev"]:
-        from qemushim.devices.hostdev import check_hostdevs_together
+        from qemushim.devices.hostdev_check import check_hostdevs_together
 
         check_hostdevs_together(d)
 
@@ -312,7 +312,7 @@ class Guest:
         return Define(self.domain, emulator, host, update=update, past=known, beside=tuple(beside))
 
     def _complete(self, d: Define) -> None:
-        with located(self.file):
+        with located(self.file, self.domain.node):
             for step in (*DEFINE, *CHECK):
                 step(d)
         self._defined_for = (d.emulator, d.host)
@@ -332,7 +332,7 @@ class Guest:
         else:
             guest = self.define(emulator, host, update=update)
             guest._placed_for = emulator if update else None
-        with located(self.file):
+        with located(self.file, self.domain.node):
             return guest.start(emulator, host, incoming=incoming, export=export)
 
     def start(
@@ -464,10 +464,16 @@ class Guest:
 
 
 @contextmanager
-def located(file: str) -> Iterator[None]:
-    """Errors raised inside say which file they speak of."""
+def located(file: str, root: Node | None = None) -> Iterator[None]:
+    """Errors raised inside say which file they speak of, and which line.
+
+    ``root``: the domain.  What is said of a device that the document does not have is said at its machine type, which
+    the device comes from.
+    """
     try:
         yield
     except ShimError as problem:
         problem.file = problem.file or file
+        if root is not None and not problem.line:
+            problem.line = (root.find("os/type") or root).line
         raise

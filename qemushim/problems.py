@@ -96,6 +96,9 @@ class _Search:
         element = problem.element
         if element is not None and element.origin >= 0:
             return next((node for node in self.root.iter() if node.origin == element.origin), None)
+        if element is None:
+            # said of the guest as a whole
+            return None
         here = [node for node in self.root.iter() if node.line == problem.line and node is not self.root]
         return here[-1] if problem.line and len(here) == 1 else None
 

@@ -36,12 +36,13 @@ def test_the_first_of_the_long_run() -> None:
 
 
 def test_every_problem_is_told_once_and_has_a_place() -> None:
-    """``Guest.problems`` agrees with ``define`` on whether there is one, and ends."""
+    """``Guest.problems`` agrees with ``define`` on whether there is one, and ends; each has a line and a hint."""
     for number in range(400):
         root, emulator = documents.draw(number, inputs(), seen())
         text = documents.text(root)
         here = Host.nominal(emulator.arch)
         problems = Guest(documents.parse(text)).problems(emulator, here)
+        assert all(problem.hint and problem.line for problem in problems), (number, problems)
         refusal = ""
         try:
             Guest.from_xml(text).command(emulator, here)

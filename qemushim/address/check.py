@@ -65,9 +65,13 @@ def check_slot_options(device: Device) -> None:
         return
     node = device.node
     if node.child("rom") is not None and node.child("rom").attrib and "rom" not in device.unused:  # type: ignore[union-attr]
-        raise error.unsupported("ROM tuning is only supported for PCI devices", node.child("rom"))
+        raise error.unsupported(
+            "ROM tuning is only supported for PCI devices", node.child("rom"), "drop <rom>"
+        )
     if node.child("acpi") is not None and device.acpi_index:
-        raise error.unsupported("ACPI index is only supported for PCI devices", node.child("acpi"))
+        raise error.unsupported(
+            "ACPI index is only supported for PCI devices", node.child("acpi"), "drop <acpi>"
+        )
 
 
 def _check_zpci(device: Device, zpci: Node, d: Define) -> None:

@@ -168,7 +168,7 @@ class PciTree:
 
         Raises ``AddressError`` where there is none and none can be added.
         """
-        address = self.find(need)
+        address = self.find(need, node)
         if address is None:
             if not self.growing:
                 raise self._error("internal error: No more available PCI slots", node)
@@ -200,10 +200,10 @@ class PciTree:
 
     # -- finding ---------------------------------------------------------------------------------------------
 
-    def find(self, need: Need) -> PciAddress | None:
+    def find(self, need: Need, node: Node | None = None) -> PciAddress | None:
         """The lowest slot for a need, taken by no one yet: on a bus of its group, else on an empty bus."""
         if not self.buses:
-            raise self._error("XML error: No PCI buses available", None)
+            raise self._error("XML error: No PCI buses available", node)
         first = self._start.get(need, 0)
         for number in range(first, len(self.buses)):
             bus = self.buses[number]

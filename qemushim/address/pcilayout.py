@@ -322,7 +322,9 @@ def assign_pci(d: Define) -> None:
         # the chipset has a slot for the first graphics card, whatever that is
         if is_foreign(device) and device not in first:
             raise error.internal(
-                "Cannot automatically add a new PCI bus for a device with connect flags 00", device.node
+                "Cannot automatically add a new PCI bus for a device with connect flags 00",
+                device.node,
+                "remove the controller",
             )
     complete = bool(layout.controllers) and layout.is_complete()
     if complete and d.start:

@@ -112,5 +112,9 @@ class ClassicBuild(Classic):
 def refuse_comma(text: str, what: str, source: Node) -> str:
     """A value for an old option, which can not quote a comma.  Raises ``ConfigError`` where it has one."""
     if "," in text:
-        raise error.unsupported(f"{what} '{text}' has a comma, which this QEMU takes for a separator", source)
+        raise error.unsupported(
+            f"{what} '{text}' has a comma, which this QEMU takes for a separator",
+            source,
+            "a name without commas",
+        )
     return text

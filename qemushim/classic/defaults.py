@@ -90,7 +90,7 @@ def _complete_os(c: Classic) -> None:
         return
     boots = os.boots
     if len(boots) > MAX_BOOTS:
-        raise error.xml(f"more than {MAX_BOOTS} boot devices", boots[MAX_BOOTS].node)
+        raise error.xml(f"more than {MAX_BOOTS} boot devices", boots[MAX_BOOTS].node, "keep the first ones")
     if not boots:
         for word in _boot_order(c.domain):
             Boot(os.node.add("boot")).dev = word

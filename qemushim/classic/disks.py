@@ -167,7 +167,11 @@ def complete_controllers(c: Classic) -> None:
     for controller in domain.devices.controllers:
         key = (controller.type, controller.index)
         if key in seen:
-            raise error.xml(f"Multiple '{key[0]}' controllers with index '{key[1]}'", controller.node)
+            raise error.xml(
+                f"Multiple '{key[0]}' controllers with index '{key[1]}'",
+                controller.node,
+                "give each its own index",
+            )
         seen.add(key)
         controller.type, controller.index = key
         if controller.type != "virtio-serial":
@@ -195,7 +199,9 @@ def _add_controller(domain: Domain, seen: set[tuple[str, int]], kind: str, index
     if (kind, index) in seen:
         return None
     if index >= _MAX_CONTROLLERS:
-        raise error.unsupported(f"{kind} controller {index} is beyond what a machine can hold", domain.node)
+        raise error.unsupported(
+            f"{kind} controller {index} is beyond what a machine can hold", domain.node, "a lower index"
+        )
     seen.add((kind, index))
     return Controller(domain.devices.node.add("controller", {"type": kind, "index": str(index)}))
 
@@ -276,7 +282,9 @@ def _path(disk: Disk) -> str:
 
 def _usb_disk(b: ClassicBuild, disk: Disk) -> Option:
     if b.has("drive") and b.letter:
-        raise error.unsupported("unsupported disk bus 'usb' with device setup", disk.node)
+        raise error.unsupported(
+            "unsupported disk bus 'usb' with device setup", disk.node, "a QEMU with -device, or bus='ide'"
+        )
     if disk.device != "disk":
         raise error.unsupported(f"unsupported usb disk type for '{disk.source}'", disk.node, "device='disk'")
     return b.option("-usbdevice", f"disk:{_path(disk)}", disk.node, "a USB disk by the old option")
@@ -353,7 +361,11 @@ def _limited_place(disk: Disk) -> DrivePlace | None:
     for part in _LIMITS[disk.bus]:
         number = drive.controller if part == "controller" else drive.bus
         if number:
-            raise error.internal(f"Only {part} 0 is supported for {disk.bus} disks, not {number}", disk.node)
+            raise error.internal(
+                f"Only {part} 0 is supported for {disk.bus} disks, not {number}",
+                disk.node,
+                "leave the address out",
+            )
     return drive
 
 
@@ -399,7 +411,9 @@ def _cache(b: ClassicBuild, disk: Disk) -> str:
     mode = disk.cache
     if mode in ("directsync", "unsafe"):
         if not b.has(f"drive-cache-{mode}"):
-            raise error.unsupported(f"disk cache mode '{mode}' is not supported by this QEMU", disk.node)
+            raise error.unsupported(
+                f"disk cache mode '{mode}' is not supported by this QEMU", disk.node, "drop cache="
+            )
         return mode
     if mode:
         # a QEMU whose help offers "unsafe" lists the same words in another order

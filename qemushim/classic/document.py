@@ -69,7 +69,9 @@ class Kibibytes(Field[int]):
         try:
             return to_kib(node.text, node.get("unit"))
         except ValueError:
-            raise error.xml(f"Invalid value for element '{node.tag}': '{node.text.strip()}'", node) from None
+            raise error.xml(
+                f"Invalid value for element '{node.tag}': '{node.text.strip()}'", node, "a number of KiB"
+            ) from None
 
     def canonical(self, raw: str, node: Node) -> str | None:
         return str(self.of(node))

@@ -54,7 +54,7 @@ def _cpu(b: ClassicBuild, cpu: Cpu) -> str:
     if not cpu.model:
         return ""
     if b.letter and b.host.cpu is None:
-        raise error.unsupported("CPU specification not supported by hypervisor", cpu.node)
+        raise error.unsupported("CPU specification not supported by hypervisor", cpu.node, "drop <cpu>")
     return cpu.model + _features(cpu)
 
 
@@ -274,12 +274,18 @@ def incoming_options(b: ClassicBuild) -> Iterator[Option]:
         if b.has("migrate-qemu-exec"):
             source = "exec:cat"
         elif not b.has("migrate-kvm-stdio"):
-            raise error.unsupported("STDIO migration is not supported with this QEMU binary", b.domain.node)
+            raise error.unsupported(
+                "STDIO migration is not supported with this QEMU binary",
+                b.domain.node,
+                "another way of migration, such as tcp:",
+            )
     else:
         kind = next((kind for kind in _INCOMING if source.startswith(kind)), "")
         if kind and not b.has(_INCOMING[kind]):
             raise error.unsupported(
-                f"{kind.upper()} migration is not supported with this QEMU binary", b.domain.node
+                f"{kind.upper()} migration is not supported with this QEMU binary",
+                b.domain.node,
+                "another way of migration, such as tcp:",
             )
     yield b.option("-incoming", source, None, "the guest migrates in from there")
 

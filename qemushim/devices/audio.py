@@ -417,18 +417,30 @@ class Sound(Device):
         check_backend(d, self.audio, self.node)
         model = self.model or ""
         if model == "ich7":
-            raise error.internal(f"sound card model '{model}' is not supported by qemu", self.node)
+            raise error.internal(
+                f"sound card model '{model}' is not supported by qemu",
+                self.node,
+                "model='ich9', 'ac97', 'usb' or 'virtio'",
+            )
         if model == "virtio" and not (
             d.emulator.has_device("virtio-sound-pci") or d.emulator.has_device("virtio-sound-device")
         ):
-            raise error.unsupported("virtio-sound controller is not supported by this QEMU binary", self.node)
+            raise error.unsupported(
+                "virtio-sound controller is not supported by this QEMU binary",
+                self.node,
+                "model='ich9', or QEMU 8.2 or newer",
+            )
         device, words = _OPTIONAL.get(model, ("", ""))
         if device and not d.emulator.has_device(device):
-            raise error.unsupported(f"{words} is not supported in this QEMU binary", self.node)
+            raise error.unsupported(
+                f"{words} is not supported in this QEMU binary", self.node, "another model"
+            )
         if model in _HDA:
             for kind in self._codec_kinds():
                 if not d.emulator.has_device(f"hda-{kind}"):
-                    raise error.unsupported(f"hda-{kind} not supported in this QEMU binary", self.node)
+                    raise error.unsupported(
+                        f"hda-{kind} not supported in this QEMU binary", self.node, "another type of <codec>"
+                    )
 
     def _codec_kinds(self) -> list[str]:
         """The codecs of an HDA card, by their number on its bus; it has at least one."""

@@ -40,10 +40,14 @@ class Loadparm(Text[str | None]):
         text = raw.upper()
         if not 1 <= len(text) <= _LOADPARM_LENGTH:
             return error.internal(
-                f"loadparm value '{text}' must be between 1 and {_LOADPARM_LENGTH} characters", place
+                f"loadparm value '{text}' must be between 1 and {_LOADPARM_LENGTH} characters",
+                place,
+                "1 to 8 characters",
             )
         return error.internal(
-            f"invalid loadparm value '{text}', expecting chars in set of [a-zA-Z0-9.] and blank spaces", place
+            f"invalid loadparm value '{text}', expecting chars in set of [a-zA-Z0-9.] and blank spaces",
+            place,
+            "letters, digits, dots and blanks",
         )
 
 

@@ -104,4 +104,5 @@ class Limits(Item):
                 raise error.unsupported(
                     f"block I/O throttle limit must be no more than {HIGHEST} using QEMU",
                     self.node.child(name),
+                    "a lower limit",
                 )

@@ -269,7 +269,9 @@ def _vxhs(image: Image, b: Build) -> Properties:
 
 def _sheepdog(image: Image, b: Build) -> Properties:
     raise error.unsupported(
-        "'sheepdog' protocol is no longer supported by any hypervisor driver", image.source
+        "'sheepdog' protocol is no longer supported by any hypervisor driver",
+        image.source,
+        "QEMU 6.1 dropped it",
     )
 
 

@@ -54,7 +54,9 @@ def _real(source: Node, name: str, found: Mapping[str, Any]) -> tuple[str, Node]
     mode = source.get("mode")
     is_iscsi = found.get("pool_type") == "iscsi"
     if mode is not None and not is_iscsi:
-        raise error.xml("disk source mode is only valid when storage pool is of iscsi type", source)
+        raise error.xml(
+            "disk source mode is only valid when storage pool is of iscsi type", source, "drop mode="
+        )
     if mode == "direct":
         return "network", _iscsi(name, found)
     kind = str(found["type"])

@@ -68,7 +68,9 @@ def check_boot_order(d: Define) -> None:
             raise error.xml("Missing required attribute 'order' in element 'boot'", boot, "order='1'")
         if order == 0:
             raise error.xml(
-                "Invalid value for attribute 'order' in element 'boot': Zero is not permitted", boot
+                "Invalid value for attribute 'order' in element 'boot': Zero is not permitted",
+                boot,
+                "number them from 1",
             )
         device.loadparm = device.loadparm
         if order in seen:

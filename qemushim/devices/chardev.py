@@ -401,7 +401,9 @@ class Channel(CharDevice):
         kind = self.node.value("target/@type")
         check_source(self.node, d, path_optional=kind in ("virtio", "xen"))
         if self.type == "qemu-vdagent" and not d.emulator.flag("chardev.qemu-vdagent"):
-            raise error.unsupported("qemu-vdagent chardev is not supported by this QEMU", self.node)
+            raise error.unsupported(
+                "qemu-vdagent chardev is not supported by this QEMU", self.node, "QEMU 6.1 or newer"
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         yield from self.chardev(b)
@@ -438,7 +440,9 @@ _SPICE_NAME = "com.redhat.spice.0"
 def _check_forward(target: ChannelTarget) -> None:
     address = target.address
     if address is None:
-        raise error.xml("guestfwd channel does not define a target address", target.node)
+        raise error.xml(
+            "guestfwd channel does not define a target address", target.node, "address='10.0.2.1'"
+        )
     try:
         plain = plain_address(address)
     except ValueError:

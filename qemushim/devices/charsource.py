@@ -208,7 +208,11 @@ def check_source(node: Node, d: Define, *, path_optional: bool = False) -> None:
             raise _missing("service", node)
     elif kind == "nmdm":
         if (source.source.master is None) != (source.source.slave is None):
-            raise error.internal("Should define both master and slave path attributes for nmdm device", node)
+            raise error.internal(
+                "Should define both master and slave path attributes for nmdm device",
+                node,
+                "add the other one",
+            )
     elif not (kind == "unix" and path_optional):
         for attribute in _REQUIRED.get(kind, ()):
             if source.source.node.get(attribute) is None:

@@ -147,7 +147,9 @@ def _check_queues(c: Controller) -> None:
         return
     for option in ("queues", "cmd_per_lun", "max_sectors", "ioeventfd"):
         if getattr(driver, option) is not None:
-            raise error.unsupported(f"'{option}' is only supported by virtio-scsi controller", c.node)
+            raise error.unsupported(
+                f"'{option}' is only supported by virtio-scsi controller", c.node, "model='virtio-scsi'"
+            )
 
 
 def _check_foreign(c: Controller, d: Define) -> None:
@@ -175,7 +177,9 @@ def _check_ide(c: Controller, d: Define) -> None:
 
 def _check_sata(c: Controller, d: Define) -> None:
     if not (c.number == 0 and d.board.is_q35) and not d.emulator.flag("ich9-ahci"):
-        raise error.unsupported("SATA is not supported with this QEMU binary", c.node)
+        raise error.unsupported(
+            "SATA is not supported with this QEMU binary", c.node, "bus='virtio' or 'scsi' for its disks"
+        )
 
 
 #: SCSI model → libvirt's capability and name of it
@@ -218,7 +222,9 @@ def _check_iothreads(c: Controller, d: Define, threads: list[int]) -> None:
     if not threads:
         return
     if c.address_type not in ("pci", "ccw"):
-        raise error.unsupported("IOThreads only available for virtio pci and virtio ccw controllers", c.node)
+        raise error.unsupported(
+            "IOThreads only available for virtio pci and virtio ccw controllers", c.node, "drop iothread="
+        )
     known = iothread_numbers(d)
     for thread in threads:
         if thread not in known:
@@ -252,7 +258,9 @@ _LAST_TARGET = 30
 def _check_pci(c: Controller, d: Define) -> None:
     model = c.node.attrib.get("model", "")
     if model in ("pci-root", "pcie-root") and c.address_type:
-        raise error.unsupported("pci-root and pcie-root controllers should not have an address", c.node)
+        raise error.unsupported(
+            "pci-root and pcie-root controllers should not have an address", c.node, "drop <address>"
+        )
     given = _given_options(c)
     if given <= _USUAL_OPTIONS.get(model, _NO_OPTIONS):
         return
@@ -264,15 +272,19 @@ def _check_pci(c: Controller, d: Define) -> None:
                 raise error.unsupported(message, c.node, "leave it out: a free one is found")
     if target is not None and target.node_ is not None and c.number == 0:
         raise error.unsupported(
-            "The PCI controller with index=0 can't be associated with a NUMA node", c.node
+            "The PCI controller with index=0 can't be associated with a NUMA node",
+            c.node,
+            "add a pcie-expander-bus for the node",
         )
     if target is not None and target.index is not None and model == "pci-root" and d.board.is_pseries:
         if target.index > _LAST_TARGET:
             wrong = f"PCI controller target index '{target.index}' out of range - must be 0-{_LAST_TARGET}"
-            raise error.unsupported(wrong, c.node)
+            raise error.unsupported(wrong, c.node, "a target index in that range")
         if (c.number == 0) != (target.index == 0):
             raise error.unsupported(
-                "Only the PCI controller with index 0 can have target index 0, and vice versa", c.node
+                "Only the PCI controller with index 0 can have target index 0, and vice versa",
+                c.node,
+                "index='0' for controller 0 alone",
             )
     _check_pci_options(c, given, d.board)
 

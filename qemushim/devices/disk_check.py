@@ -92,7 +92,9 @@ def _vhost_user(disk: Disk, d: Define) -> None:
         )
     require_shared_memory("vhostuser", d.domain, disk.node)
     if disk.snapshot not in (None, "no"):
-        raise error.unsupported("Only snapshot='no' is supported with vhostuser disk", disk.node)
+        raise error.unsupported(
+            "Only snapshot='no' is supported with vhostuser disk", disk.node, "snapshot='no'"
+        )
     driver = disk.driver
     refused: tuple[tuple[object, str], ...] = (
         (disk.wwn, "wwn"),
@@ -109,7 +111,11 @@ def _vhost_user(disk: Disk, d: Define) -> None:
     )
     for given, name in refused:
         if given:
-            raise error.unsupported(f"{name} is not supported with vhostuser disk", disk.node)
+            raise error.unsupported(
+                f"{name} is not supported with vhostuser disk",
+                disk.node,
+                "the process that serves the disk has it",
+            )
 
 
 def _passthrough(disk: Disk, d: Define) -> None:
@@ -139,11 +145,15 @@ def _copy_on_read(disk: Disk, d: Define) -> None:
         return
     if driver.copy_on_read and disk.readonly:
         raise error.unsupported(
-            f"copy_on_read is not compatible with read-only disk '{disk.target}'", driver.node
+            f"copy_on_read is not compatible with read-only disk '{disk.target}'",
+            driver.node,
+            "drop copy_on_read=",
         )
     if driver.copy_on_read and disk.device in ("cdrom", "floppy"):
         raise error.unsupported(
-            f"copy_on_read is not supported with removable disk '{disk.target}'", driver.node
+            f"copy_on_read is not supported with removable disk '{disk.target}'",
+            driver.node,
+            "drop copy_on_read=",
         )
     if driver.copy_on_read and disk.device == "lun":
         message = f"copy_on_read is not compatible with 'lun' disk '{disk.target}'"
@@ -320,6 +330,7 @@ def _target_name(disk: Disk, d: Define) -> None:
         raise error.unsupported(
             f"invalid disk target '{name}', partitions can't appear in disk targets",
             disk.node.child("target"),
+            "a name without a number: sda",
         )
 
 
@@ -345,7 +356,7 @@ def _printable(disk: Disk, d: Define) -> None:
     for what in ("vendor", "product"):
         text = getattr(disk, what)
         if text and not all(" " <= c <= "~" for c in text):
-            raise error.xml(f"disk {what} is not printable string", disk.node.child(what))
+            raise error.xml(f"disk {what} is not printable string", disk.node.child(what), "ASCII characters")
 
 
 # -- what QEMU refuses ------------------------------------------------------------------------------
@@ -375,7 +386,7 @@ def _bus(disk: Disk, d: Define) -> None:
         if disk.is_empty:
             raise error.unsupported("'usb' disk must not be empty", disk.node, "name a <source>")
         if device == "floppy":
-            raise error.unsupported("unexpected 'floppy' on bus 'usb'", disk.node)
+            raise error.unsupported("unexpected 'floppy' on bus 'usb'", disk.node, "bus='fdc'")
     if device == "cdrom" and bus in ("virtio", "sd"):
         message = f"disk type of '{disk.target}' does not support ejectable media"
         raise error.unsupported(message, disk.node, "bus='sata', 'scsi', 'ide' or 'usb'")
@@ -389,7 +400,9 @@ def _bus(disk: Disk, d: Define) -> None:
         message = "io='native' needs either no disk cache or directsync cache mode"
         raise error.unsupported(message, driver.node, "cache='none'")
     if device == "lun" and bus not in ("scsi", "virtio"):
-        raise error.unsupported(f"disk device='lun' is not supported for bus='{bus}'", disk.node)
+        raise error.unsupported(
+            f"disk device='lun' is not supported for bus='{bus}'", disk.node, "bus='scsi'"
+        )
     if device == "lun" and bus == "virtio" and not d.emulator.flag("virtio-blk-pci.scsi"):
         raise error.unsupported(
             "This QEMU doesn't support SCSI emulation with 'virtio-blk' device",
@@ -400,22 +413,34 @@ def _bus(disk: Disk, d: Define) -> None:
 
 def _identity(disk: Disk, d: Define) -> None:
     if disk.vendor and disk.bus != "scsi":
-        raise error.unsupported("Only scsi disk supports 'vendor'", disk.node.child("vendor"))
+        raise error.unsupported(
+            "Only scsi disk supports 'vendor'", disk.node.child("vendor"), "bus='scsi', or no <vendor>"
+        )
     if disk.product and disk.bus not in PRODUCT_LENGTHS:
         message = "Only ide, sata and scsi disk supports 'product'"
         raise error.unsupported(message, disk.node.child("product"), "drop <product>")
     if disk.vendor and len(disk.vendor) > VENDOR_LENGTH:
         raise error.unsupported(
-            f"disk vendor is more than {VENDOR_LENGTH} characters", disk.node.child("vendor")
+            f"disk vendor is more than {VENDOR_LENGTH} characters", disk.node.child("vendor"), "a shorter one"
         )
     if disk.product and len(disk.product) > PRODUCT_LENGTHS[disk.bus]:
         raise error.unsupported(
-            f"disk product is more than {PRODUCT_LENGTHS[disk.bus]} characters", disk.node.child("product")
+            f"disk product is more than {PRODUCT_LENGTHS[disk.bus]} characters",
+            disk.node.child("product"),
+            "a shorter one",
         )
     if disk.wwn and disk.bus not in ("scsi", "ide", "sata"):
-        raise error.unsupported("Only ide and scsi disk support wwn", disk.node.child("wwn"))
+        raise error.unsupported(
+            "Only ide and scsi disk support wwn",
+            disk.node.child("wwn"),
+            "bus='scsi', 'sata' or 'ide', or no <wwn>",
+        )
     if disk.serial and disk.device == "lun" and disk.bus == "scsi":
-        raise error.unsupported("scsi-block 'lun' devices do not support the serial property", disk.node)
+        raise error.unsupported(
+            "scsi-block 'lun' devices do not support the serial property",
+            disk.node,
+            "drop <serial>: the device has its own",
+        )
     if disk.rotation_rate:
         target = disk.node.child("target")
         if disk.bus not in ("scsi", "ide", "sata"):
@@ -463,17 +488,23 @@ def iothread_numbers(d: Define) -> set[int]:
 def check_iothread_mapping(driver: DiskDriver, numbers: set[int], d: Define) -> None:
     """Raise ``ConfigError`` where a mapping of queues to I/O threads is not one."""
     if driver.iothread:
-        raise error.unsupported("iothread and iothreads are mutually exclusive", driver.node)
+        raise error.unsupported(
+            "iothread and iothreads are mutually exclusive", driver.node, "drop iothread="
+        )
     if not d.emulator.device_property("virtio-blk-pci", "iothread-vq-mapping"):
         raise error.unsupported(
-            "IOThread to virtqueue mapping is not supported by this QEMU binary", driver.node
+            "IOThread to virtqueue mapping is not supported by this QEMU binary",
+            driver.node,
+            "iothread=, or QEMU 9.0 or newer",
         )
     seen: set[int] = set()
     taken: set[int] = set()
     with_queues = [bool(thread.queues) for thread in driver.iothreads]
     if any(with_queues) and not all(with_queues):
         raise error.unsupported(
-            "mixed queue mapping and automatic queue mapping is not supported", driver.node
+            "mixed queue mapping and automatic queue mapping is not supported",
+            driver.node,
+            "queues for every thread, or for none",
         )
     for thread in driver.iothreads:
         if thread.id not in numbers:
@@ -485,9 +516,13 @@ def check_iothread_mapping(driver: DiskDriver, numbers: set[int], d: Define) -> 
         seen.add(thread.id)
         for queue in thread.queues:
             if driver.queues and queue.id >= driver.queues:
-                raise error.unsupported(f"iothread queue '{queue.id}' out of range", queue.node)
+                raise error.unsupported(
+                    f"iothread queue '{queue.id}' out of range", queue.node, "a queue below queues="
+                )
             if queue.id in taken:
-                raise error.unsupported(f"iothread queue '{queue.id}' is already assigned", queue.node)
+                raise error.unsupported(
+                    f"iothread queue '{queue.id}' is already assigned", queue.node, "each queue once"
+                )
             taken.add(queue.id)
     if any(with_queues):
         for number in range(driver.queues):
@@ -528,44 +563,3 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("product", "serial", "rotation_rate", "vendor", "wwn"), _identity),
     (("iothread", "iothreads"), _threads),
 )
-
-
-# -- disks together ---------------------------------------------------------------------------------
-
-
-def check_disks_together(d: Define) -> None:
-    """No two disks under one target name.  Raises ``ConfigError``."""
-    targets: dict[str, Disk] = {}
-    disks: list[Disk] = d.domain.lists["disk"]  # type: ignore[assignment]
-    for disk in disks:
-        other = targets.setdefault(disk.target, disk)
-        if other is not disk:
-            raise error.xml(
-                f"target '{disk.target}' duplicated for disk sources '{_path(other)}' and '{_path(disk)}'",
-                disk.node.child("target"),
-                "give each its own target",
-            )
-
-
-def _path(disk: Disk) -> str:
-    return disk.shown_path or "<null>"
-
-
-def check_drive_addresses(d: Define) -> None:
-    """No two drives of one bus at one address.  Raises ``ConfigError``."""
-    taken: dict[tuple[object, ...], Disk] = {}
-    disks: list[Disk] = d.domain.lists["disk"]  # type: ignore[assignment]
-    for disk in disks:
-        address = disk.node.child("address")
-        if address is None or address.attrib.get("type") != "drive":
-            continue
-        place = drive_place(address)
-        first = taken.setdefault((disk.node.value("target/@bus"), place), disk)
-        if first is not disk:
-            raise error.unsupported(
-                f"Found duplicate drive address for disk with target name '{first.target}' "
-                f"controller='{place.controller}' bus='{place.bus}' target='{place.target}' "
-                f"unit='{place.unit}'",
-                disk.node.child("address"),
-                "give each its own unit",
-            )

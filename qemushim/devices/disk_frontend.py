@@ -233,7 +233,11 @@ def floppy_options(b: Build) -> Iterator[Option]:
     if not floppies:
         return
     if b.board.is_pseries:
-        raise error.unsupported("PowerPC pseries machines do not support floppy device", floppies[0].node)
+        raise error.unsupported(
+            "PowerPC pseries machines do not support floppy device",
+            floppies[0].node,
+            "device='cdrom' or 'disk'",
+        )
     boot: Properties = {}
     for disk in floppies:
         address = disk.address

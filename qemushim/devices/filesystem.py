@@ -97,7 +97,11 @@ class Filesystem(Device):
         if source is None or not source.attrib:
             raise error.plain("missing source information for device", node, "<source dir='/path'/>")
         if target is None or not target.get("dir"):
-            raise error.plain(f"missing target information for device {self.source_dir or ''}".rstrip(), node)
+            raise error.plain(
+                f"missing target information for device {self.source_dir or ''}".rstrip(),
+                node,
+                "<target dir='share'/>",
+            )
         if self.type == "mount":
             source.drop("dev", "file")
         if source.get("socket") is not None:
@@ -119,15 +123,23 @@ class Filesystem(Device):
         if self.type != "mount":
             raise error.unsupported("only supports mount filesystem type", self.node, "type='mount'")
         if self.boot_order and not self.is_virtiofs:
-            raise error.unsupported("boot order is only supported for virtiofs", self.node.child("boot"))
+            raise error.unsupported(
+                "boot order is only supported for virtiofs",
+                self.node.child("boot"),
+                "drop <boot>, or <driver type='virtiofs'/>",
+            )
         if self.is_virtiofs:
             self._check_virtiofs(d)
         elif self.driver == "mtp":
             self._check_mtp(d)
         elif self.driver not in ("path", "handle"):
-            raise error.unsupported("Filesystem driver type not supported", self.node)
+            raise error.unsupported(
+                "Filesystem driver type not supported", self.node, "<driver type='path'/> or 'virtiofs'"
+            )
         if self.driver != "path" and (self.fmode is not None or self.dmode is not None):
-            raise error.unsupported("fmode and dmode must be used with driver type 'path'", self.node)
+            raise error.unsupported(
+                "fmode and dmode must be used with driver type 'path'", self.node, "<driver type='path'/>"
+            )
         if (self.fmode is not None or self.dmode is not None) and self.accessmode != "mapped":
             raise error.unsupported(
                 "fmode and dmode must be used with accessmode=mapped", self.node, "accessmode='mapped'"
@@ -135,24 +147,32 @@ class Filesystem(Device):
 
     def _check_mtp(self, d: Define) -> None:
         if not d.emulator.has_device("usb-mtp"):
-            raise error.unsupported("MTP filesystem is not supported with this QEMU binary", self.node)
+            raise error.unsupported(
+                "MTP filesystem is not supported with this QEMU binary", self.node, "<driver type='path'/>"
+            )
         if self.accessmode != "passthrough":
-            raise error.unsupported("mtp only supports passthrough accessmode", self.node)
+            raise error.unsupported(
+                "mtp only supports passthrough accessmode", self.node, "accessmode='passthrough'"
+            )
 
     def _check_virtiofs(self, d: Define) -> None:
         node = self.node
         if self.accessmode not in (None, "passthrough"):
-            raise error.unsupported("virtiofs only supports passthrough accessmode", node)
+            raise error.unsupported(
+                "virtiofs only supports passthrough accessmode", node, "accessmode='passthrough'"
+            )
         if self.write_policy is not None:
-            raise error.unsupported("virtiofs does not support wrpolicy", node)
+            raise error.unsupported("virtiofs does not support wrpolicy", node, "drop wrpolicy=")
         if self.model is not None:
-            raise error.unsupported("virtiofs does not support model", node)
+            raise error.unsupported("virtiofs does not support model", node, "drop model=")
         if self.multidevs is not None:
-            raise error.unsupported("virtiofs does not support multidevs", node)
+            raise error.unsupported("virtiofs does not support multidevs", node, "drop multidevs=")
         require_shared_memory("virtiofs", d.domain, node)
         if self.boot_order and self.address_type not in ("", "pci"):
             raise error.unsupported(
-                "setting virtiofs boot order is supported only with PCI bus", node.child("boot")
+                "setting virtiofs boot order is supported only with PCI bus",
+                node.child("boot"),
+                "drop <boot>",
             )
 
     # -- options -----------------------------------------------------------------------------------

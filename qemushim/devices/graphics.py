@@ -136,7 +136,9 @@ class Vnc(GraphicsKind):
             return f"vnc=unix:{place.value}"
         port = b.host.vnc_port if self.autoport or self.port == -1 else self.port
         if not VNC_BASE <= port <= 65535:
-            raise error.unsupported(f"vnc port must be in range [{VNC_BASE},65535]", self.node)
+            raise error.unsupported(
+                f"vnc port must be in range [{VNC_BASE},65535]", self.node, "autoport='yes'"
+            )
         return f"{place.bracketed}:{port - VNC_BASE}"
 
     def _credentials(self, b: Build) -> Iterator[Option]:
@@ -285,7 +287,11 @@ class Graphics(Device):
         own = self.own
         check_backend(d, own.audio if isinstance(own, Vnc) else None, self.node)
         if not _is_known(self.type or "", d):
-            raise error.unsupported(f"{self.type} graphics are not supported with this QEMU", self.node)
+            raise error.unsupported(
+                f"{self.type} graphics are not supported with this QEMU",
+                self.node,
+                "another type, such as vnc",
+            )
         if self.type not in _HEADLESS_PARTNERS or has_gl(self.node):
             self._check_headless(d)
         self.own.check(d)
@@ -298,6 +304,7 @@ class Graphics(Device):
             raise error.unsupported(
                 "graphics type 'egl-headless' is only supported with one of: 'vnc', 'spice' graphics types",
                 self.node,
+                "add <graphics type='vnc'/>",
             )
         raise error.unsupported("multiple OpenGL displays are not supported by QEMU", self.node, "drop <gl>")
 
@@ -307,6 +314,7 @@ class Graphics(Device):
             raise error.unsupported(
                 "only 1 graphics device of each type (sdl, vnc, spice, headless, dbus) is supported",
                 self.node,
+                "keep one of each type",
             )
         yield from self.own.options(b)
 

@@ -159,11 +159,15 @@ def _complete_listen(listen: Listen, graphics: Node, *, live: bool) -> None:
     owner = graphics.get("type") or ""
     if kind == "none" and owner not in ("spice", "vnc"):
         raise error.unsupported(
-            f"listen type 'none' is not available for graphics type '{owner}'", listen.node
+            f"listen type 'none' is not available for graphics type '{owner}'",
+            listen.node,
+            "type='vnc' or 'spice', or another way to listen",
         )
     if kind == "socket" and owner not in ("spice", "vnc"):
         raise error.unsupported(
-            f"listen type 'socket' is not available for graphics type '{owner}'", listen.node
+            f"listen type 'socket' is not available for graphics type '{owner}'",
+            listen.node,
+            "type='vnc' or 'spice', or another way to listen",
         )
     if listen.network and kind != "network":
         message = "'network' attribute is valid only for listen type 'network'"
@@ -208,7 +212,11 @@ def _network_address(listen: Listen, b: Build, default: str) -> str:
     network = b.host.find_network(listen.network)
     address = (network or {}).get("address")
     if not address:
-        raise error.xml(f"listen network '{listen.network}' had no usable address", listen.node)
+        raise error.xml(
+            f"listen network '{listen.network}' had no usable address",
+            listen.node,
+            "start the network, or <listen type='address'/>",
+        )
     return str(address)
 
 

@@ -145,6 +145,7 @@ class Spice(GraphicsKind):
             raise error.unsupported(
                 "Auto allocation of spice TLS port requested but spice TLS is disabled in qemu.conf",
                 self.node,
+                "spice_tls in qemu.conf, or defaultMode='insecure'",
             )
         return (
             b.host.spice_port if want_port else max(self.port, 0),
@@ -180,6 +181,7 @@ class Spice(GraphicsKind):
                     f"spice defaultMode {mode} requested in XML configuration, "
                     f"but {words[mode]} connection is not available",
                     self.node,
+                    "give it the port that the mode needs",
                 )
             pairs.append((CHANNEL_OPTIONS[mode], "default"))
         for channel in self.channels:
@@ -189,6 +191,7 @@ class Spice(GraphicsKind):
                     f"spice {mode} channels set in XML configuration, "
                     f"but {words[mode]} connection is not available",
                     channel.node,
+                    "give it the port that the channel needs",
                 )
             pairs.append((CHANNEL_OPTIONS[mode], channel.name))
         return pairs

@@ -14,10 +14,10 @@ from qemushim.devices.base import Device, Sgio
 from qemushim.devices.block_image import Image
 from qemushim.devices.block_nodes import image_options
 from qemushim.devices.bootindex import boot_index, boot_loadparm
+from qemushim.devices.hostdev_check import CHECKS
 from qemushim.devices.interface import Interface, hostdev_interfaces
 from qemushim.devices.placement import address_properties, rom_properties, virtio_driver, zpci_options
 from qemushim.devices.storage import Auth, HostAddress, Server
-from qemushim.devices.storage_check import KNOWN_SECRETS
 from qemushim.devices.storage_define import complete_auth, complete_network_name, complete_server
 from qemushim.document.fields import (
     Choice,
@@ -170,7 +170,9 @@ class Hostdev(Device):
             return
         source = node.child("source")
         if source is None:
-            raise error.xml("Missing <source> element in hostdev device", node)
+            raise error.xml(
+                "Missing <source> element in hostdev device", node, "<source> says which device of the host"
+            )
         # any word but yes is no
         node.set("managed", "yes" if node.get("managed") == "yes" else "no")
         self._check_attributes(source)
@@ -191,9 +193,9 @@ class Hostdev(Device):
         if self.type != "scsi":
             self.node.children = [c for c in self.node.children if c.tag not in ("readonly", "shareable")]
             if self.sgio is not None:
-                raise error.xml("sgio is only supported for scsi host device", self.node)
+                raise error.xml("sgio is only supported for scsi host device", self.node, "drop sgio=")
             if self.rawio is not None:
-                raise error.xml("rawio is only supported for scsi host device", self.node)
+                raise error.xml("rawio is only supported for scsi host device", self.node, "drop rawio=")
         if self.type not in ("mdev", "scsi_host"):
             message = "'model' attribute in <hostdev> is only supported when type='pci'"
             if "model" in self.node.attrib:
@@ -218,7 +220,7 @@ class Hostdev(Device):
         if self.mode != SUBSYSTEM:
             message = f"hostdev mode '{self.mode}' is not supported in {d.domain.virt}"
             raise error.unsupported(message, self.node, "mode='subsystem'")
-        checks = _CHECKS.get(self.type)
+        checks = CHECKS.get(self.type)
         if checks is not None:
             checks(self, d)
         if self.type == "mdev" and self.display and not d.domain.lists["graphics"]:
@@ -251,7 +253,11 @@ def _complete_usb(device: Hostdev, source: Node) -> None:
         return
     for name in ("bus", "device"):
         if address.get(name) is None:
-            raise error.xml(f"Missing required attribute '{name}' in element 'address'", address)
+            raise error.xml(
+                f"Missing required attribute '{name}' in element 'address'",
+                address,
+                "bus='1' device='4', as lsusb tells them",
+            )
 
 
 def _complete_scsi(device: Hostdev, source: Node) -> None:
@@ -265,7 +271,11 @@ def _complete_scsi(device: Hostdev, source: Node) -> None:
             message = "missing the host address for the iSCSI hostdev"
             raise error.xml(message, source, "<host name='store.example.org'/>")
         if len(servers) != 1:
-            raise error.xml("only one source host address may be specified for the iSCSI hostdev", source)
+            raise error.xml(
+                "only one source host address may be specified for the iSCSI hostdev",
+                source,
+                "keep one <host>",
+            )
         complete_server(servers[0], "")
         auth = source.child("auth")
         if auth is not None:
@@ -288,10 +298,12 @@ def _complete_scsi(device: Hostdev, source: Node) -> None:
 
 def _complete_scsi_host(device: Hostdev, source: Node) -> None:
     if source.get("protocol") is None:
-        raise error.xml("Missing required attribute 'protocol' in element 'source'", source)
+        raise error.xml(
+            "Missing required attribute 'protocol' in element 'source'", source, "protocol='vhost'"
+        )
     wwpn = source.get("wwpn")
     if wwpn is None:
-        raise error.xml("missing vhost-scsi hostdev source wwpn", source)
+        raise error.xml("missing vhost-scsi hostdev source wwpn", source, "wwpn='naa.5123456789abcde0'")
     digits = wwpn.removeprefix("naa.")
     if digits == wwpn or len(digits) != 16 or not _is_hex(digits):
         raise error.xml("malformed 'wwpn' value", source, "naa. and 16 hexadecimal digits")
@@ -304,14 +316,18 @@ def _is_hex(text: str) -> bool:
 def _complete_mdev(device: Hostdev, source: Node) -> None:
     model = device.model
     if model is None:
-        raise error.xml("Missing required attribute 'model' in element 'hostdev'", device.node)
+        raise error.xml(
+            "Missing required attribute 'model' in element 'hostdev'", device.node, "model='vfio-pci'"
+        )
     address = source.child("address")
     if address is None:
         message = "Missing <address> element"
         raise error.unsupported(message, source, "<address uuid='…'/>")
     uuid = address.get("uuid")
     if uuid is None:
-        raise error.unsupported("Missing 'uuid' attribute for element <address>", address)
+        raise error.unsupported(
+            "Missing 'uuid' attribute for element <address>", address, "<address uuid='…'/>"
+        )
     found = canonical_uuid(uuid)
     if found is None:
         message = "Cannot parse uuid attribute of element <address>"
@@ -322,6 +338,7 @@ def _complete_mdev(device: Hostdev, source: Node) -> None:
         raise error.xml(
             f"Unsupported address type '{kind}' with mediated device model '{model}'",
             device.node.child("address"),
+            "leave <address> out",
         )
     if model == "vfio-pci":
         device.node.attrib.setdefault("display", "off")
@@ -334,128 +351,6 @@ _COMPLETE: dict[str, Callable[[Hostdev, Node], None]] = {
     "scsi_host": _complete_scsi_host,
     "mdev": _complete_mdev,
 }
-
-
-# -- checks by type ---------------------------------------------------------------------------------
-
-
-def _check_pci(device: Hostdev, d: Define) -> None:
-    source = device.source
-    if source is not None and source.write_filtering is not None:
-        raise error.unsupported(
-            "Write filtering of PCI device configuration space is not supported by qemu", source.node
-        )
-    kind = device.address_type
-    if kind and kind not in ("pci", "unassigned", "none"):
-        raise error.unsupported("PCI host devices must use 'pci' or 'unassigned' address type", device.node)
-
-
-def _check_ramfb(device: Hostdev, d: Define) -> None:
-    if not device.ramfb:
-        return
-    if "display" not in device.node.attrib:
-        raise error.unsupported("attribute 'ramfb' requires attribute 'display'", device.node, "display='on'")
-    others = [h for h in d.domain.lists["hostdev"] if h.node.get("ramfb") == "on"]
-    if len(others) > 1 and others[0] is not device:
-        raise error.unsupported("Only one vgpu device can have 'ramfb' enabled", device.node)
-
-
-def _check_scsi(device: Hostdev, d: Define) -> None:
-    secret = device.node.find("source/auth/secret")
-    if secret is not None:
-        given = secret.get("type", "(null)")
-        if given not in KNOWN_SECRETS:
-            raise error.unsupported(f"invalid secret type {given}", secret, "type='iscsi'")
-        if given != "iscsi":
-            raise error.internal(f"hostdev invalid secret type '{given}'", secret, "type='iscsi'")
-    kind = device.address_type
-    if kind and kind != "drive":
-        raise error.unsupported("SCSI host device must use 'drive' address type", device.node)
-
-
-def _check_scsi_host(device: Hostdev, d: Define) -> None:
-    if device.boot_order:
-        raise error.unsupported(
-            "booting from assigned devices is not supported by vhost SCSI devices", device.node.child("boot")
-        )
-
-
-def _check_mdev(device: Hostdev, d: Define) -> None:
-    if device.boot_order and device.model != "vfio-ccw":
-        raise error.unsupported(
-            f"booting from assigned devices is not supported by mediated devices of model {device.model}",
-            device.node.child("boot"),
-        )
-    needed = {"vfio-ap": "VFIO AP", "vfio-ccw": "VFIO CCW"}.get(device.model or "")
-    if needed is not None and not d.emulator.has_device(device.model or ""):
-        message = f"{needed} device assignment is not supported by this version of QEMU"
-        raise error.unsupported(message, device.node, "a QEMU for s390x")
-    rivals = [h for h in d.domain.lists["hostdev"] if h.node.get("model") == "vfio-ap"]
-    if device.model == "vfio-ap" and len(rivals) > 1:
-        raise error.unsupported("Only one hostdev of model vfio-ap is supported", device.node)
-    _check_ramfb(device, d)
-
-
-def _check_usb(device: Hostdev, d: Define) -> None:
-    if device.address_type not in ("", "usb"):
-        raise error.unsupported("USB host device must use 'usb' address type", device.node)
-
-
-_CHECKS: dict[str, Callable[[Hostdev, Define], None]] = {
-    "usb": _check_usb,
-    "pci": _check_pci,
-    "scsi": _check_scsi,
-    "scsi_host": _check_scsi_host,
-    "mdev": _check_mdev,
-}
-
-
-def check_hostdevs_together(d: Define) -> None:
-    """No device of the host is given twice, and no two sit at one place.  Raises ``ConfigError``."""
-    seen: set[tuple[object, ...]] = set()
-    hostdevs: list[Hostdev] = d.domain.lists["hostdev"]  # type: ignore[assignment]
-    for device in hostdevs:
-        identity = _identity(device)
-        if identity in seen:
-            raise error.xml("Hostdev already exists in the domain configuration", device.node)
-        seen.add(identity)
-    _check_scsi_addresses(hostdevs)
-
-
-def _identity(device: Hostdev) -> tuple[object, ...]:
-    """What makes two elements speak of one device of the host."""
-    source, where = device.source, device.where
-    if device.type == "pci":
-        return "pci", where.domain, where.bus, where.slot, where.function
-    if device.type == "mdev":
-        return "mdev", where.uuid
-    if source is None:
-        return ("", id(device))
-    if device.type == "usb":
-        return "usb", where.usb_bus, where.device, source.vendor, source.product
-    if device.type == "scsi_host":
-        return "scsi_host", source.wwpn
-    if source.protocol == "iscsi":
-        return "iscsi", source.name_, tuple((s.name, s.port) for s in source.servers)
-    return "scsi", source.adapter, where.bus_number, where.target, where.unit
-
-
-def _check_scsi_addresses(hostdevs: list[Hostdev]) -> None:
-    """No two SCSI devices of the host sit at one address.  Raises ``ConfigError``."""
-    taken: set[tuple[int, int, int, int]] = set()
-    for device in hostdevs:
-        address = device.address if device.node.get("type") == "scsi" else None
-        if address is None or address.type != "drive":
-            continue
-        place = address.drive
-        if place in taken:
-            raise error.unsupported(
-                f"SCSI host address controller='{place.controller}' bus='{place.bus}' "
-                f"target='{place.target}' unit='{place.unit}' in use by another SCSI host device",
-                address.node,
-                "give each its own unit",
-            )
-        taken.add(place)
 
 
 # -- options by type --------------------------------------------------------------------------------
@@ -472,7 +367,11 @@ def _usb_options(device: Hostdev, b: Build) -> Iterator[Option]:
             properties["hostbus"] = where.usb_bus
             properties["hostaddr"] = where.device
     elif source.startup_policy not in ("optional", "requisite"):
-        raise error.internal("USB host device is missing bus/device information", device.node)
+        raise error.internal(
+            "USB host device is missing bus/device information",
+            device.node,
+            "<address bus='1' device='4'/>, or startupPolicy='optional'",
+        )
     reset = {"off": (False, None), "uninitialized": (True, False), "on": (True, True)}
     first, every = reset[source.guest_reset] if source.guest_reset else (None, None)
     properties["id"] = device.alias

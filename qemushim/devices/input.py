@@ -114,7 +114,9 @@ class Input(Device):
         if bus == "virtio":
             self._check_virtio(d)
         if bus == "usb" and kind == "keyboard" and not d.emulator.has_device("usb-kbd"):
-            raise error.unsupported("usb keyboard is not supported by this QEMU binary", self.node)
+            raise error.unsupported(
+                "usb keyboard is not supported by this QEMU binary", self.node, "bus='ps2' or 'virtio'"
+            )
         if kind == "evdev" and not d.emulator.has_object("input-linux"):
             message = "input-linux is not supported by this QEMU binary"
             raise error.unsupported(message, self.node, "QEMU 2.6 or newer on Linux")
@@ -129,7 +131,7 @@ class Input(Device):
             )
         name = VIRTIO_INPUTS[kind]
         if not any(d.emulator.has_device(f"{name}-{bus}") for bus in ("pci", "device", "ccw")):
-            raise error.unsupported(f"{name} is not supported by this QEMU binary", self.node)
+            raise error.unsupported(f"{name} is not supported by this QEMU binary", self.node, "another bus")
 
     def options(self, b: Build) -> Iterator[Option]:
         kind = self.type or ""
@@ -174,7 +176,7 @@ class Hub(Device):
 
     def check(self, d: Define) -> None:
         if not d.emulator.has_device("usb-hub"):
-            raise error.unsupported("usb-hub not supported by QEMU binary", self.node)
+            raise error.unsupported("usb-hub not supported by QEMU binary", self.node, "remove it")
 
     def options(self, b: Build) -> Iterator[Option]:
         properties: dict[str, Value] = {"driver": "usb-hub", "id": self.alias, **address_properties(self, b)}

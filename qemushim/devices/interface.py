@@ -485,7 +485,9 @@ class Interface(Device):
         check_interface(self, d)
         if self.backend == "passt" and not d.emulator.qapi("netdev_add/arg-type/+stream"):
             raise error.unsupported(
-                "the passt network backend is not supported with this QEMU binary", self.node
+                "the passt network backend is not supported with this QEMU binary",
+                self.node,
+                "QEMU 7.2 or newer",
             )
         if self.port_forwards and (self.backend != "passt" or self.type not in ("user", "vhostuser")):
             raise error.unsupported(
@@ -495,7 +497,9 @@ class Interface(Device):
                 "add <backend type='passt'/>",
             )
         if self.type == "vdpa" and not d.emulator.qapi("netdev_add/arg-type/+vhost-vdpa"):
-            raise error.unsupported("vDPA devices are not supported with this QEMU binary", self.node)
+            raise error.unsupported(
+                "vDPA devices are not supported with this QEMU binary", self.node, "QEMU 5.1 or newer"
+            )
         driver = self.driver
         if driver is None:
             return
@@ -510,17 +514,26 @@ class Interface(Device):
             if size & (size - 1):
                 raise error.unsupported(f"{name} has to be a power of two", driver.node, "such as 512")
         if (driver.rss or driver.rss_hash_report) and not d.emulator.flag("virtio-net.rss"):
-            raise error.unsupported("virtio rss is not supported with this QEMU binary", driver.node)
+            raise error.unsupported(
+                "virtio rss is not supported with this QEMU binary",
+                driver.node,
+                "drop rss=, or QEMU 5.2 or newer",
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         kind = self.actual_type(b.host)
         if kind != "hostdev" and kind not in SUPPORTED_TYPES:
-            raise error.unsupported(f"interface type '{kind}' is not supported by QEMU", self.node)
+            raise error.unsupported(
+                f"interface type '{kind}' is not supported by QEMU",
+                self.node,
+                "another type, such as network or bridge",
+            )
         if self.backend_tap and self.actual_type(b.host) not in _CUSTOM_TAP_TYPES:
             raise error.unsupported(
                 f"interface {self.mac} - custom tap device path is not supported for network interfaces "
                 f"of type {self.type}",
                 self.node,
+                "drop tap=",
             )
         if not self.is_hostdev(b.host):
             yield from interface_arguments(self, b)

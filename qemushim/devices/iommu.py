@@ -48,7 +48,11 @@ class Iommu(Device):
             and self.node.child("driver") is not None
             and self.node.ensure("driver").attrib
         ):
-            raise error.xml(f"iommu model '{self.model}' doesn't support additional attributes", self.node)
+            raise error.xml(
+                f"iommu model '{self.model}' doesn't support additional attributes",
+                self.node,
+                "drop the attributes of <driver>",
+            )
         if self.model == "intel":
             self._check_intel(d)
         elif self.model == "smmuv3":
@@ -60,7 +64,7 @@ class Iommu(Device):
             self._check_virtio(d)
 
     def _unsupported(self, text: str) -> Exception:
-        return error.unsupported(f"IOMMU device: '{self.model}' {text}", self.node)
+        return error.unsupported(f"IOMMU device: '{self.model}' {text}", self.node, "another model=")
 
     def _check_intel(self, d: Define) -> None:
         known = d.emulator.device_property
@@ -71,14 +75,18 @@ class Iommu(Device):
         for name, wanted in _INTEL.items():
             if self.node.value(f"driver/@{name}") is not None and not known("intel-iommu", wanted[0]):
                 raise error.unsupported(
-                    f"iommu: {wanted[1]} is not supported with this QEMU binary", self.node
+                    f"iommu: {wanted[1]} is not supported with this QEMU binary", self.node, "a newer QEMU"
                 )
         if self.intremap and d.domain.node.value("features/ioapic/@driver") != "qemu":
             raise error.unsupported(
-                "IOMMU interrupt remapping requires split I/O APIC (ioapic driver='qemu')", self.node
+                "IOMMU interrupt remapping requires split I/O APIC (ioapic driver='qemu')",
+                self.node,
+                "<features><ioapic driver='qemu'/></features>",
             )
         if self.eim and not self.intremap:
-            raise error.unsupported("IOMMU eim requires interrupt remapping to be enabled", self.node)
+            raise error.unsupported(
+                "IOMMU eim requires interrupt remapping to be enabled", self.node, "intremap='on'"
+            )
 
     def _check_virtio(self, d: Define) -> None:
         if not d.emulator.has_device("virtio-iommu-pci"):

@@ -26,8 +26,8 @@ class Lease(Device):
 
     def complete(self, d: Define) -> None:
         if not self.key:
-            raise error.xml("Missing 'key' element for lease", self.node)
+            raise error.xml("Missing 'key' element for lease", self.node, "<key>…</key>")
         if not self.path:
-            raise error.xml("Missing 'target' element for lease", self.node)
+            raise error.xml("Missing 'target' element for lease", self.node, "<target path='/path'/>")
         if self.offset == 0:
             self.offset = None

@@ -156,7 +156,9 @@ def hugepage_mount(b: Build, size: int, source: Node | None = None) -> Hugepages
             return mount
     if not b.host.hugepages or not size:
         raise error.internal(
-            "hugetlbfs filesystem is not mounted or disabled by administrator config", source
+            "hugetlbfs filesystem is not mounted or disabled by administrator config",
+            source,
+            "mount hugetlbfs, or drop <hugepages>",
         )
     raise error.internal(
         f"Unable to find any usable hugetlbfs mount for {size} KiB",

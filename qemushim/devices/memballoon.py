@@ -41,18 +41,25 @@ class Memballoon(Device):
 
     def check(self, d: Define) -> None:
         if d.domain.all(Memballoon)[0] is not self:
-            raise error.internal("only a single memory balloon device is supported", self.node)
+            raise error.internal("only a single memory balloon device is supported", self.node, "keep one")
         if self.model == "none":
             return
         if self.model not in VIRTIO_MODELS:
             raise error.unsupported(
                 f"Memory balloon device type '{self.model}' is not supported by this version of qemu",
                 self.node,
+                "model='virtio' or 'none'",
             )
         if self.autodeflate is not None and not _has(d, "deflate-on-oom"):
-            raise error.unsupported("deflate-on-oom is not supported by this QEMU binary", self.node)
+            raise error.unsupported(
+                "deflate-on-oom is not supported by this QEMU binary", self.node, "drop autodeflate="
+            )
         if self.free_page_reporting is not None and not _has(d, "free-page-reporting"):
-            raise error.unsupported("free-page-reporting is not supported by this QEMU binary", self.node)
+            raise error.unsupported(
+                "free-page-reporting is not supported by this QEMU binary",
+                self.node,
+                "drop freePageReporting=",
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         if self.model not in VIRTIO_MODELS:

@@ -56,7 +56,9 @@ class MemoryDevice(Device):
             raise error.xml("missing element or attribute './size'", self.node, hint)
         label = self.label_size
         if self.model == "nvdimm" and label is not None and label >= self.size:
-            raise error.xml("label size must be smaller than NVDIMM size", self.node)
+            raise error.xml(
+                "label size must be smaller than NVDIMM size", self.node, "a label smaller than the device"
+            )
 
     def complete(self, d: Define) -> None:
         for name in _SIZES:
@@ -147,11 +149,11 @@ def check_memory_device(device: MemoryDevice, d: Define) -> None:
         )
     wanted = _CAPABILITY.get(model)
     if wanted is not None and not d.emulator.has_device(wanted[0]):
-        raise error.unsupported(wanted[1], node)
+        raise error.unsupported(wanted[1], node, "another model=")
     if model == "virtio-mem" and not any(
         d.emulator.has_device(f"virtio-mem-{bus}") for bus in ("pci", "ccw")
     ):
-        raise error.unsupported("virtio-mem isn't supported by this QEMU binary", node)
+        raise error.unsupported("virtio-mem isn't supported by this QEMU binary", node, "model='dimm'")
     check = _CHECKS.get(model)
     if check is not None:
         check(device, d)
@@ -162,7 +164,7 @@ _NEED_PATH = ("nvdimm", "virtio-pmem")
 
 def _check_dimm(device: MemoryDevice, d: Define) -> None:
     if device.discard and not d.emulator.has_object("memory-backend-file"):
-        raise error.unsupported("discard is not supported by this QEMU binary", device.node)
+        raise error.unsupported("discard is not supported by this QEMU binary", device.node, "drop discard=")
 
 
 def _check_nvdimm(device: MemoryDevice, d: Define) -> None:
@@ -173,34 +175,48 @@ def _check_nvdimm(device: MemoryDevice, d: Define) -> None:
                 "label size is required for NVDIMM device", node, "<label><size unit='KiB'>128…"
             )
     elif device.uuid is not None:
-        raise error.unsupported("UUID is not supported for NVDIMM device", node)
+        raise error.unsupported("UUID is not supported for NVDIMM device", node, "drop <uuid>")
     if device.label_size is not None and device.label_size < 128:
-        raise error.unsupported("nvdimm label must be at least 128KiB", node)
+        raise error.unsupported("nvdimm label must be at least 128KiB", node, "128 KiB or more")
     if device.pmem and not d.emulator.device_property("memory-backend-file", "pmem"):
-        raise error.unsupported("nvdimm pmem property is not available with this QEMU binary", node)
+        raise error.unsupported(
+            "nvdimm pmem property is not available with this QEMU binary", node, "drop <pmem/>"
+        )
     if device.readonly and not d.emulator.device_property("nvdimm", "unarmed"):
-        raise error.unsupported("nvdimm readonly property is not available with this QEMU binary", node)
+        raise error.unsupported(
+            "nvdimm readonly property is not available with this QEMU binary", node, "drop <readonly/>"
+        )
 
 
 def _check_virtio_pmem(device: MemoryDevice, d: Define) -> None:
     if device.access != "shared":
-        raise error.unsupported("shared access mode required for virtio-pmem device", device.node)
+        raise error.unsupported(
+            "shared access mode required for virtio-pmem device", device.node, "access='shared'"
+        )
     if device.cell is not None:
-        raise error.unsupported("virtio-pmem does not support NUMA nodes", device.node)
+        raise error.unsupported("virtio-pmem does not support NUMA nodes", device.node, "drop <node>")
 
 
 def _check_virtio_mem(device: MemoryDevice, d: Define) -> None:
     node = device.node
     block, requested = device.block_size or 0, device.requested or 0
     if requested > device.size:
-        raise error.plain("requested size must be smaller than or equal to @size", node)
+        raise error.plain(
+            "requested size must be smaller than or equal to @size", node, "no more than <size>"
+        )
     if block & (block - 1) or not block:
-        raise error.plain("block size must be a power of two", node)
+        raise error.plain("block size must be a power of two", node, "<block unit='MiB'>2</block>")
     if requested % block or device.size % block:
-        raise error.plain("requested size must be an integer multiple of block size", node)
+        raise error.plain(
+            "requested size must be an integer multiple of block size", node, "a multiple of <block>"
+        )
     known = d.emulator.device_property("virtio-mem-pci", "dynamic-memslots")
     if device.dynamic_slots is not None and not known:
-        raise error.unsupported("virtio-mem doesn't support '@dynamicMemslots' with this QEMU binary", node)
+        raise error.unsupported(
+            "virtio-mem doesn't support '@dynamicMemslots' with this QEMU binary",
+            node,
+            "drop dynamicMemslots=",
+        )
 
 
 _CHECKS = {

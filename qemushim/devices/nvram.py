@@ -26,16 +26,20 @@ class Nvram(Device):
 
     def check(self, d: Define) -> None:
         if d.domain.all(Nvram)[0] is not self:
-            raise error.xml("only a single nvram device is supported", self.node)
+            raise error.xml("only a single nvram device is supported", self.node, "keep one")
         if not d.board.is_pseries:
-            raise error.unsupported("nvram device is only supported for PPC64", self.node)
+            raise error.unsupported("nvram device is only supported for PPC64", self.node, "remove it")
         if not d.emulator.has_device("spapr-nvram"):
-            raise error.unsupported("nvram device is not supported by this QEMU binary", self.node)
+            raise error.unsupported(
+                "nvram device is not supported by this QEMU binary", self.node, "remove it"
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         address = self.address
         if address is None or address.type != "spapr-vio":
-            raise error.xml("nvram address type must be spaprvio", self.node)
+            raise error.xml(
+                "nvram address type must be spaprvio", self.node, "<address type='spapr-vio'/>, or none"
+            )
         if address.reg is not None:
             yield b.option(
                 "-global", f"spapr-nvram.reg=0x{address.reg:x}", self.node, "where the guest finds its NVRAM"
@@ -67,17 +71,23 @@ class Pstore(Device):
 
     def check(self, d: Define) -> None:
         if d.domain.all(Pstore)[0] is not self:
-            raise error.xml("only a single pstore device is supported", self.node)
+            raise error.xml("only a single pstore device is supported", self.node, "keep one")
         if not d.emulator.has_device("acpi-erst"):
             raise error.unsupported(
-                "acpi-erst backend of pstore device is not supported by this QEMU binary", self.node
+                "acpi-erst backend of pstore device is not supported by this QEMU binary",
+                self.node,
+                "QEMU 7.0 or newer",
             )
         if self.size < _SMALLEST_KIB or self.size & (self.size - 1):
             raise error.xml(
                 "invalid size of ACPI ERST pstore device", self.node, "a power of two, 4 KiB at least"
             )
         if self.address_type not in ("", "pci"):
-            raise error.unsupported("ACPI ERST device must reside on a PCI bus", self.node.child("address"))
+            raise error.unsupported(
+                "ACPI ERST device must reside on a PCI bus",
+                self.node.child("address"),
+                "<address type='pci'/>, or none",
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         memory = f"mem{self.alias}"

@@ -51,7 +51,9 @@ class Redirdev(Device):
             raise error.xml("Invalid address for a USB device", self.node.child("address"), "drop <address>")
         check_source(self.node, d)
         if not d.emulator.has_device("usb-redir"):
-            raise error.unsupported("USB redirection is not supported by this version of QEMU", self.node)
+            raise error.unsupported(
+                "USB redirection is not supported by this version of QEMU", self.node, "remove it"
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         yield from chardev_options(self, self.node, b, f"char{self.alias}")
@@ -150,4 +152,6 @@ class Redirfilter(Device):
 
     def check_document(self, d: Define) -> None:
         if d.domain.all(Redirfilter)[0].node is not self.node:
-            raise error.xml("only one set of redirection filter rule is supported", self.node)
+            raise error.xml(
+                "only one set of redirection filter rule is supported", self.node, "keep one <redirfilter>"
+            )

@@ -126,11 +126,15 @@ class Crypto(Device):
 
     def check(self, d: Define) -> None:
         if not d.emulator.flag("virtio-crypto"):
-            raise error.unsupported("virtio-crypto-device is not supported by this QEMU binary", self.node)
+            raise error.unsupported(
+                "virtio-crypto-device is not supported by this QEMU binary", self.node, "QEMU 2.8 or newer"
+            )
         if self.backend is None:
             raise error.xml("only one crypto backend is supported", self.node, "<backend model='builtin'/>")
         if not d.emulator.has_object(f"cryptodev-backend-{self.backend}"):
-            raise error.unsupported(f"crypto backend {self.backend} is not supported", self.node)
+            raise error.unsupported(
+                f"crypto backend {self.backend} is not supported", self.node, "<backend model='builtin'/>"
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         backend = {

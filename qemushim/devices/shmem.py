@@ -91,7 +91,9 @@ class Shmem(Device):
             )
         if self.server:
             if self.size:
-                raise error.xml(f"shmem model '{model}' does not support size setting", self.node)
+                raise error.xml(
+                    f"shmem model '{model}' does not support size setting", self.node, "drop <size>"
+                )
             self.node.ensure("msi")
             if self.msi_ioeventfd is None:
                 self.msi_ioeventfd = True
@@ -99,7 +101,11 @@ class Shmem(Device):
     def check(self, d: Define) -> None:
         size = self.size
         if size and (size < MIB or size & (size - 1)):
-            raise error.xml("shmem size must be a power of 2 and at least 1 MiB (1024 KiB)", self.node)
+            raise error.xml(
+                "shmem size must be a power of 2 and at least 1 MiB (1024 KiB)",
+                self.node,
+                "<size unit='MiB'>4</size>",
+            )
         if self.model == "ivshmem":
             raise error.unsupported(
                 "ivshmem device is no longer supported", self.node, "model='ivshmem-plain'"
@@ -112,7 +118,9 @@ class Shmem(Device):
     def options(self, b: Build) -> Iterator[Option]:
         if self.address_type != "pci":
             raise error.unsupported(
-                "only 'pci' addresses are supported for the shared memory device", self.node
+                "only 'pci' addresses are supported for the shared memory device",
+                self.node,
+                "<address type='pci'/>, or none",
             )
         yield from self._doorbell(b) if self.server else self._plain(b)
 

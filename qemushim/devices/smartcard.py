@@ -60,7 +60,11 @@ class Smartcard(Device):
             )
         if self.mode == "host-certificates":
             if len(self.certificates) != 3:
-                raise error.xml("host-certificates mode needs exactly three certificates", self.node)
+                raise error.xml(
+                    "host-certificates mode needs exactly three certificates",
+                    self.node,
+                    "three <certificate>, with the names that NSS knows",
+                )
             database = self.node.child("database")
             if database is not None and not database.text.startswith("/"):
                 message = f"expecting absolute path: {database.text}"
@@ -90,7 +94,7 @@ class Smartcard(Device):
             raise error.unsupported(message, self.node, "keep one")
         driver, absent = _DRIVERS[self.mode or ""]
         if not d.emulator.has_device(driver):
-            raise error.unsupported(absent, self.node)
+            raise error.unsupported(absent, self.node, "another mode, such as host")
 
     def options(self, b: Build) -> Iterator[Option]:
         mode = self.mode or ""

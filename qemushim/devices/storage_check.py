@@ -44,27 +44,35 @@ def _check_format(image: Image, d: Define) -> None:
             raise error.unsupported(message, place, "add <readonly/>")
     elif image.format == "dir":
         raise error.unsupported(
-            "'directory' storage format is not directly supported by QEMU, use 'dir' disk type instead", place
+            "'directory' storage format is not directly supported by QEMU, use 'dir' disk type instead",
+            place,
+            "<disk type='dir'> with <driver type='fat'/>",
         )
     elif image.format == "iso":
         raise error.unsupported(
             "storage format 'iso' is not directly supported by QEMU, use 'raw' instead", place, "type='raw'"
         )
     elif image.format == "cow":
-        raise error.unsupported("'cow' storage format is not supported", place)
+        raise error.unsupported("'cow' storage format is not supported", place, "type='qcow2'")
     elif image.kind == "dir":
         raise error.unsupported(
             "storage type 'dir' requires use of storage format 'fat'", place, "type='fat'"
         )
     if image.data is not None and image.format != "qcow2":
-        raise error.unsupported("'dataStore' is only supported with 'qcow2' images", place)
+        raise error.unsupported(
+            "'dataStore' is only supported with 'qcow2' images", place, "<driver type='qcow2'/>"
+        )
     if image.metadata_cache and image.format != "qcow2":
         message = "metadata cache max size control is supported only with qcow2 images"
         raise error.unsupported(message, place, "drop <metadata_cache>")
     if image.settings.discard_no_unref is not None and not d.emulator.qapi(
         "blockdev-add/arg-type/+qcow2/discard-no-unref"
     ):
-        raise error.unsupported("'discard_no_unref' is not supported by this QEMU binary", place)
+        raise error.unsupported(
+            "'discard_no_unref' is not supported by this QEMU binary",
+            place,
+            "drop discard_no_unref=, or QEMU 8.1 or newer",
+        )
 
 
 def _check_encryption(image: Image, d: Define) -> None:
@@ -78,7 +86,9 @@ def _check_encryption(image: Image, d: Define) -> None:
         _check_librbd(image, d)
     elif image.format not in ENCRYPTED_FORMATS:
         raise error.unsupported(
-            "encryption is supported only with 'raw' and 'qcow2' image format", encryption
+            "encryption is supported only with 'raw' and 'qcow2' image format",
+            encryption,
+            "<driver type='qcow2'/>",
         )
     elif kind in ("luks2", "luks-any"):
         raise error.unsupported(
@@ -97,13 +107,21 @@ def _check_librbd(image: Image, d: Define) -> None:
     assert encryption is not None
     ask = d.emulator.qapi
     if not ask("blockdev-add/arg-type/+rbd/encrypt"):
-        raise error.unsupported("librbd encryption is not supported by this QEMU binary", encryption)
+        raise error.unsupported(
+            "librbd encryption is not supported by this QEMU binary", encryption, "QEMU 6.1 or newer"
+        )
     if encryption.get("format") == "luks-any" and not ask(
         "blockdev-add/arg-type/+rbd/encrypt/format/^luks-any"
     ):
-        raise error.unsupported("luks-any encryption is not supported by this QEMU binary", encryption)
+        raise error.unsupported(
+            "luks-any encryption is not supported by this QEMU binary",
+            encryption,
+            "format='luks', or QEMU 8.0 or newer",
+        )
     if len(encryption.all("secret")) > 1 and not ask("blockdev-add/arg-type/+rbd/encrypt/parent"):
-        raise error.unsupported("librbd encryption layering is not supported by this QEMU binary", encryption)
+        raise error.unsupported(
+            "librbd encryption layering is not supported by this QEMU binary", encryption, "QEMU 8.0 or newer"
+        )
 
 
 def check_auth_secret(auth: Node, protocol: str) -> None:
@@ -137,13 +155,21 @@ def _check_nfs(image: Image) -> None:
 def _check_source(image: Image, d: Define) -> None:
     source, ask = image.source, d.emulator.qapi
     if image.kind == "nvme" and not ask("blockdev-add/arg-type/+nvme"):
-        raise error.unsupported("NVMe disks are not supported with this QEMU binary", source)
+        raise error.unsupported(
+            "NVMe disks are not supported with this QEMU binary", source, "QEMU 2.12 or newer"
+        )
     if image.kind == "vhostvdpa" and not ask("blockdev-add/arg-type/+virtio-blk-vhost-vdpa/$fdset"):
-        raise error.unsupported("vhostvdpa disk is not supported with this QEMU binary", source)
+        raise error.unsupported(
+            "vhostvdpa disk is not supported with this QEMU binary", source, "QEMU 8.1 or newer"
+        )
     if image.settings.io == "io_uring" and not ask("blockdev-add/arg-type/+file/aio/^io_uring"):
-        raise error.unsupported("io uring is not supported by this QEMU binary", source)
+        raise error.unsupported(
+            "io uring is not supported by this QEMU binary", source, "io='threads' or 'native'"
+        )
     if source.child("reservations") is not None and not d.emulator.has_object("pr-manager-helper"):
-        raise error.unsupported("reservations not supported with this QEMU binary", source)
+        raise error.unsupported(
+            "reservations not supported with this QEMU binary", source, "QEMU 3.0 or newer"
+        )
     if image.kind != "network":
         return
     if image.protocol == "sheepdog":
@@ -162,4 +188,8 @@ def _check_source(image: Image, d: Define) -> None:
             message = "'tlsHostname' field is supported only with NBD disks"
             raise error.unsupported(message, source, "drop tlsHostname=")
         if not ask("blockdev-add/arg-type/+nbd/tls-hostname"):
-            raise error.unsupported("'tlsHostname' field is not supported by this QEMU", source)
+            raise error.unsupported(
+                "'tlsHostname' field is not supported by this QEMU",
+                source,
+                "drop tlsHostname=, or QEMU 7.0 or newer",
+            )

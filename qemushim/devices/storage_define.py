@@ -69,7 +69,11 @@ def complete_source(source: Node, kind: str) -> None:
 def _complete_network(source: Node) -> None:
     protocol = source.get("protocol")
     if protocol is None:
-        raise error.xml("Missing required attribute 'protocol' in element 'source'", source)
+        raise error.xml(
+            "Missing required attribute 'protocol' in element 'source'",
+            source,
+            "protocol='nbd', 'rbd', 'iscsi', …",
+        )
     name = source.get("name")
     if name is None and protocol != "nbd":
         raise error.xml("missing name for disk source", source, "name='…' says which image of the server")
@@ -117,7 +121,11 @@ def complete_server(server: Node, protocol: str) -> None:
             raise error.xml("missing socket for unix transport", server, "socket='/path'")
         return
     if server.get("socket") is not None:
-        raise error.xml(f"transport '{transport}' does not support socket attribute", server)
+        raise error.xml(
+            f"transport '{transport}' does not support socket attribute",
+            server,
+            "transport='unix', or no socket=",
+        )
     if server.get("name") is None:
         raise error.xml("missing name for host", server, "name='host.example.org'")
     _ = Server(server).port
@@ -140,16 +148,20 @@ def check_cookies(source: Node) -> None:
     for cookie in cookies.all("cookie") if cookies is not None else ():
         name, value = cookie.get("name"), cookie.text
         if not name:
-            raise error.xml("missing cookie name", cookie)
+            raise error.xml("missing cookie name", cookie, "<cookie name='…'>")
         if not value:
-            raise error.xml(f"missing value for cookie '{name}'", cookie)
+            raise error.xml(f"missing value for cookie '{name}'", cookie, "<cookie name='…'>value</cookie>")
         if name in seen:
-            raise error.xml(f"duplicate cookie '{name}'", cookie)
+            raise error.xml(f"duplicate cookie '{name}'", cookie, "keep one")
         if _NAME_CHARS & set(name):
             raise error.xml(f"cookie name '{name}' contains invalid characters", cookie, "letters and digits")
         bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
         if _VALUE_CHARS & set(bare):
-            raise error.xml(f"value of cookie '{name}' contains invalid characters", cookie)
+            raise error.xml(
+                f"value of cookie '{name}' contains invalid characters",
+                cookie,
+                "no blanks, commas, semicolons",
+            )
         seen.add(name)
 
 
@@ -165,7 +177,11 @@ def _complete_nvme(source: Node) -> None:
         raise error.unsupported("NVMe namespace can't be zero", source, "namespace='1' is the first")
     address = source.child("address")
     if address is None:
-        raise error.xml("NVMe disk source is missing address", source)
+        raise error.xml(
+            "NVMe disk source is missing address",
+            source,
+            "<address domain='0' bus='1' slot='0' function='0'/>",
+        )
     source.attrib.setdefault("managed", "yes")
     HostAddress(address).fill()
 
@@ -176,7 +192,9 @@ def _complete_vhost_user(source: Node) -> None:
     if source.get("type") != "unix":
         raise error.xml("invalid 'type' attribute for vhostuser disk source", source, "type='unix'")
     if not source.get("path"):
-        raise error.xml("missing 'path' attribute for vhost-user disk source", source)
+        raise error.xml(
+            "missing 'path' attribute for vhost-user disk source", source, "path='/run/disk.sock'"
+        )
     reconnect = source.child("reconnect")
     if reconnect is not None:
         reconnect.drop("delay")
@@ -185,7 +203,11 @@ def _complete_vhost_user(source: Node) -> None:
 def _complete_volume(source: Node) -> None:
     """Pool and volume belong together."""
     if len(source.attrib.keys() & {"pool", "volume"}) == 1:
-        raise error.xml("'pool' and 'volume' must be specified together for 'pool' type source", source)
+        raise error.xml(
+            "'pool' and 'volume' must be specified together for 'pool' type source",
+            source,
+            "pool='default' volume='disk.img'",
+        )
 
 
 def _complete_vdpa(source: Node) -> None:
@@ -210,20 +232,20 @@ def complete_secret(secret: Node) -> None:
     """A reference to a secret is a UUID or a usage, and not both.  Raises ``ConfigError``."""
     uuid, usage = secret.get("uuid"), secret.get("usage")
     if uuid is None and usage is None:
-        raise error.xml("missing secret uuid or usage attribute", secret)
+        raise error.xml("missing secret uuid or usage attribute", secret, "uuid='…' or usage='…'")
     if uuid is not None:
         if usage is not None:
-            raise error.xml("either secret uuid or usage expected", secret)
+            raise error.xml("either secret uuid or usage expected", secret, "drop one of the two")
         found = canonical_uuid(uuid)
         if found is None:
-            raise error.xml(f"invalid secret uuid '{uuid}'", secret)
+            raise error.xml(f"invalid secret uuid '{uuid}'", secret, "the UUID of a secret of the host")
         secret.set("uuid", found)
 
 
 def complete_auth(auth: Node) -> None:
     """A user name and a secret of a known type.  Raises ``ConfigError``."""
     if not auth.get("username"):
-        raise error.xml("missing username for auth", auth)
+        raise error.xml("missing username for auth", auth, "username='me'")
     secret = auth.child("secret")
     if secret is None:
         raise error.xml("Missing <secret> element in auth", auth, "<secret type='ceph' uuid='…'/>")
@@ -263,7 +285,11 @@ _CONNECTION = (
 
 def _complete_reservations(reservations: Node) -> None:
     if reservations.get("managed") is None:
-        raise error.xml("Missing required attribute 'managed' in element 'reservations'", reservations)
+        raise error.xml(
+            "Missing required attribute 'managed' in element 'reservations'",
+            reservations,
+            "managed='yes', or 'no' with a <source>",
+        )
     if reservations.get("managed") == "yes":
         return
     source = reservations.child("source")
@@ -287,7 +313,7 @@ def _complete_slices(slices: Node) -> None:
 def _complete_data_store(store: Node) -> None:
     kind = store.get("type")
     if kind is None:
-        raise error.xml("Missing required attribute 'type' in element 'dataStore'", store)
+        raise error.xml("Missing required attribute 'type' in element 'dataStore'", store, "type='file'")
     form, source = store.child("format"), store.child("source")
     if form is None or not form.get("type"):
         raise error.xml("missing data file store format", store, "<format type='raw'/>")

@@ -82,7 +82,7 @@ class Tpm(Device):
         if backend is None:
             raise error.xml("missing TPM device backend", self.node, "add <backend type='emulator'/>")
         if len(self.node.all("backend")) > 1:
-            raise error.xml("only one TPM backend is supported", self.node)
+            raise error.xml("only one TPM backend is supported", self.node, "keep one <backend>")
         if backend.type == "external":
             _check_external(backend)
         elif backend.type == "emulator":
@@ -125,11 +125,14 @@ class Tpm(Device):
             raise error.unsupported(
                 f"The QEMU executable {emulator.binary} does not support TPM backend type {backend.type}",
                 self.node,
+                "another type of <backend>",
             )
         known = emulator.tpm_models | emulator.types
         if self.model not in known and self.driver(d.board.is_x86) not in known:
             raise error.unsupported(
-                f"The QEMU executable {emulator.binary} does not support TPM model {self.model}", self.node
+                f"The QEMU executable {emulator.binary} does not support TPM model {self.model}",
+                self.node,
+                "another model=",
             )
 
     def _check_number(self, d: Define) -> None:
@@ -231,7 +234,9 @@ def _check_external(backend: TpmBackend) -> None:
         message = "only source type 'unix' is supported for external TPM device"
         raise error.xml(message, backend.node, "type='unix'")
     if backend.source_mode == "bind":
-        raise error.xml("only 'connect' mode is supported for external TPM device", backend.node)
+        raise error.xml(
+            "only 'connect' mode is supported for external TPM device", backend.node, "mode='connect'"
+        )
     if backend.source_path is None:
         message = "missing socket path for external TPM device"
         raise error.xml(message, backend.node, "path='/run/swtpm.sock'")

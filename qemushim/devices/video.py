@@ -159,11 +159,15 @@ class Video(Device):
         if len(others) > 1:
             if self.type == "none":
                 raise error.unsupported(
-                    "a 'none' video type must be the only video device defined for the domain", self.node
+                    "a 'none' video type must be the only video device defined for the domain",
+                    self.node,
+                    "remove the others",
                 )
             if others[0] is self and sum(other.primary for other in others) > 1:
                 second = [other for other in others if other.primary][1]
-                raise error.unsupported("Only one primary video device is supported", second.node)
+                raise error.unsupported(
+                    "Only one primary video device is supported", second.node, "primary='yes' for one of them"
+                )
         if self.type == "none":
             return
         self._check_model()
@@ -189,19 +193,29 @@ class Video(Device):
                     "drop rendernode=",
                 )
         elif self.type != "virtio":
-            raise error.unsupported("'vhostuser' driver is only supported with 'virtio' device", self.node)
+            raise error.unsupported(
+                "'vhostuser' driver is only supported with 'virtio' device", self.node, "type='virtio'"
+            )
 
     def _check_kind(self, d: Define) -> None:
         if not any(d.emulator.has_device(device) for device in _DEVICES.get(self.type, ())):
             raise error.unsupported(
-                f"domain configuration does not support video model '{self.type}'", self.node
+                f"domain configuration does not support video model '{self.type}'",
+                self.node,
+                "another type, such as virtio",
             )
         if self.type not in _SECONDARY and self.node is not _primary(d).node:
             raise error.unsupported(
-                f"video type '{self.type}' is only valid as primary video device", self.node
+                f"video type '{self.type}' is only valid as primary video device",
+                self.node,
+                "make it the first, or type='virtio'",
             )
         if self.is_vhost_user and not (self.type == "virtio" and d.emulator.has_device("vhost-user-gpu")):
-            raise error.unsupported("this QEMU does not support 'vhost-user' video device", self.node)
+            raise error.unsupported(
+                "this QEMU does not support 'vhost-user' video device",
+                self.node,
+                "drop <driver name='vhostuser'/>",
+            )
         if self.blob is not None:
             if self.type != "virtio":
                 raise error.unsupported(
@@ -224,14 +238,22 @@ class Video(Device):
             for name, size in (("vram", self.vram), ("ram", self.ram)):
                 if size > 0xFFFFFFFF // 1024:
                     raise error.unsupported(
-                        f"value for '{name}' must be less than '{0xFFFFFFFF // 1024}'", self.node
+                        f"value for '{name}' must be less than '{0xFFFFFFFF // 1024}'",
+                        self.node,
+                        "a smaller one",
                     )
             if self.vgamem < 1024:
-                raise error.unsupported("value for 'vgamem' must be at least 1 MiB (1024 KiB)", self.node)
+                raise error.unsupported(
+                    "value for 'vgamem' must be at least 1 MiB (1024 KiB)", self.node, "vgamem='16384'"
+                )
             if self.vgamem & (self.vgamem - 1):
-                raise error.unsupported("value for 'vgamem' must be power of two", self.node)
+                raise error.unsupported(
+                    "value for 'vgamem' must be power of two", self.node, "vgamem='16384'"
+                )
         if self.type in ("vga", "vmvga", "bochs") and self.vram < 1024:
-            raise error.unsupported("value for 'vram' must be at least 1 MiB (1024 KiB)", self.node)
+            raise error.unsupported(
+                "value for 'vram' must be at least 1 MiB (1024 KiB)", self.node, "vram='16384'"
+            )
 
     def _check_acceleration(self, d: Define) -> None:
         if self.accel2d:
@@ -239,7 +261,9 @@ class Video(Device):
         if not self.accel3d or self.is_vhost_user:
             return
         if self.type != "virtio":
-            raise error.unsupported("3d acceleration is supported only with 'virtio' video device", self.node)
+            raise error.unsupported(
+                "3d acceleration is supported only with 'virtio' video device", self.node, "type='virtio'"
+            )
         known = (
             _virtio_gpu_has(d, "virgl")
             or d.emulator.has_device("virtio-gpu-gl-pci")
@@ -337,4 +361,8 @@ def find_helper(host: Host, kind: str, device: Device) -> str:
     for _, content in host.vhost_user:
         if content is not None and content.get("type") == kind:
             return str(content.get("binary") or "")
-    raise error.failed(f"Unable to find a satisfying vhost-user-{kind}", device.node)
+    raise error.failed(
+        f"Unable to find a satisfying vhost-user-{kind}",
+        device.node,
+        "install it on the host, or drop <driver name='vhostuser'/>",
+    )

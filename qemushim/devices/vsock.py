@@ -34,7 +34,7 @@ class Vsock(Device):
 
     def check_document(self, d: Define) -> None:
         if self.cid is not None and self.cid < LOWEST_CID:
-            raise error.xml(f"guest CIDs must be >= {LOWEST_CID}", self.node)
+            raise error.xml(f"guest CIDs must be >= {LOWEST_CID}", self.node, "auto='yes'")
 
     def complete(self, d: Define) -> None:
         self.model = self.model
@@ -45,9 +45,11 @@ class Vsock(Device):
 
     def check(self, d: Define) -> None:
         if len(d.domain.lists["vsock"]) > 1:
-            raise error.xml("only a single vsock device is supported", self.node)
+            raise error.xml("only a single vsock device is supported", self.node, "keep one")
         if not d.emulator.flag("vhost-vsock"):
-            raise error.unsupported("vsock device is not supported with this QEMU binary", self.node)
+            raise error.unsupported(
+                "vsock device is not supported with this QEMU binary", self.node, "QEMU 4.0 or newer"
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         # libvirt opens no vsock for a dry run, and prints what it holds then

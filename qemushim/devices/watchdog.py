@@ -56,14 +56,18 @@ class Watchdog(Device):
             raise error.unsupported(words.format(model), self.node.child("address"), "drop <address>")
         if model == "diag288" and not d.board.is_s390:
             raise error.unsupported(
-                f"{model} model of watchdog is allowed for s390 and s390x only", self.node
+                f"{model} model of watchdog is allowed for s390 and s390x only", self.node, "model='i6300esb'"
             )
         if model == "ib700" and not (d.board.is_i440fx or d.board.is_isapc):
             raise error.unsupported(
                 "ib700 model of watchdog cannot be used with this machine type", self.node, "model='i6300esb'"
             )
         if model == "itco" and not d.board.is_q35:
-            raise error.unsupported(f"{model} model of watchdog is only part of q35 machine", self.node)
+            raise error.unsupported(
+                f"{model} model of watchdog is only part of q35 machine",
+                self.node,
+                "model='i6300esb', or machine='q35'",
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         if self.model == "itco":
@@ -131,14 +135,24 @@ class Panic(Device):
             )
         if model == "isa":
             if not d.emulator.has_device("pvpanic"):
-                raise error.unsupported("the QEMU binary does not support the ISA panic device", self.node)
+                raise error.unsupported(
+                    "the QEMU binary does not support the ISA panic device", self.node, "another model="
+                )
             if self.address_type not in ("", "isa"):
-                raise error.unsupported("panic is supported only with ISA address type", place)
+                raise error.unsupported(
+                    "panic is supported only with ISA address type", place, "<address type='isa'/>, or none"
+                )
         if model == "pvpanic":
             if not d.emulator.has_device("pvpanic-pci"):
-                raise error.unsupported("the QEMU binary does not support the PCI pvpanic device", self.node)
+                raise error.unsupported(
+                    "the QEMU binary does not support the PCI pvpanic device",
+                    self.node,
+                    "model='isa', or QEMU 6.0 or newer",
+                )
             if self.address_type not in ("", "pci"):
-                raise error.unsupported("pvpanic is supported only with PCI address type", place)
+                raise error.unsupported(
+                    "pvpanic is supported only with PCI address type", place, "<address type='pci'/>, or none"
+                )
 
     def _check_board(self, model: str, d: Define) -> None:
         guests = {
@@ -148,7 +162,9 @@ class Panic(Device):
         }
         possible, words = guests.get(model, (True, ""))
         if not possible:
-            raise error.unsupported(f"only {words} guests support panic device of model '{model}'", self.node)
+            raise error.unsupported(
+                f"only {words} guests support panic device of model '{model}'", self.node, "another model="
+            )
 
     def options(self, b: Build) -> Iterator[Option]:
         if self.model == "isa":

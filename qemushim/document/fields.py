@@ -173,11 +173,10 @@ class Field(Generic[T]):
         )
 
     def missing(self, node: Node) -> ConfigError:
+        hint = self.advice() or f"add {self.attribute}='…'"
         if self.lack:
-            return error.plain(self.lack, node, self.advice())
-        return error.xml(
-            f"Missing required attribute '{self.attribute}' in element '{node.tag}'", node, self.advice()
-        )
+            return error.plain(self.lack, node, hint)
+        return error.xml(f"Missing required attribute '{self.attribute}' in element '{node.tag}'", node, hint)
 
     def advice(self) -> str:
         """What would be right, in plain words."""

@@ -44,7 +44,11 @@ def plan_detach(guest: Guest, device: str | bytes, emulator: Emulator, host: Hos
 def _detach(live: LiveGuest, node: Node, emulator: Emulator, host: Host) -> Conversation:
     host, emulator = live.own_host(host), live.own_emulator(emulator)
     if node.tag in FIXED:
-        raise error.not_supported(f"live detach of device '{node.tag}' is not supported", node)
+        raise error.not_supported(
+            f"live detach of device '{node.tag}' is not supported",
+            node,
+            "change the definition, and start the guest anew",
+        )
     device = find_device(live, node, Define(live.domain, emulator, host, update=False, live=True))
     check_leaving(device, live.domain)
     yield from _unplug(device, removal_build(live.domain, emulator, host))
@@ -106,7 +110,11 @@ def check_leaving(device: Device, domain: Domain) -> None:
 def _check_controller(controller: Controller, domain: Domain) -> None:
     kind, number = controller.type, controller.number
     if kind != "scsi":
-        raise error.not_supported(f"'{kind}' controller cannot be hot unplugged.", controller.node)
+        raise error.not_supported(
+            f"'{kind}' controller cannot be hot unplugged.",
+            controller.node,
+            "change the definition, and start the guest anew",
+        )
     for device in (*domain.lists["disk"], *domain.lists["hostdev"]):
         bus = device.node.value("target/@bus") or device.node.get("type")
         address = device.address

@@ -14,8 +14,8 @@ from qemushim.devices.bootindex import check_boot_order
 from qemushim.devices.chardev import Console
 from qemushim.devices.controller import Controller
 from qemushim.devices.disk import Disk
-from qemushim.devices.disk_check import check_drive_addresses
-from qemushim.devices.hostdev import check_hostdevs_together
+from qemushim.devices.disks_together import check_drive_addresses
+from qemushim.devices.hostdev_check import check_hostdevs_together
 from qemushim.document.node import Node
 from qemushim.document.units import parse_unsigned
 from qemushim.errors import error
@@ -58,7 +58,11 @@ def join(node: Node, d: Define) -> list[Device]:
 def require_pluggable(node: Node) -> None:
     """Raise ``ConfigError`` where no running guest can be given such a device."""
     if node.tag in FIXED:
-        raise error.not_supported(f"live attach of device '{node.tag}' is not supported", node)
+        raise error.not_supported(
+            f"live attach of device '{node.tag}' is not supported",
+            node,
+            "change the definition, and start the guest anew",
+        )
 
 
 def complete_new(node: Node, d: Define) -> Device:
@@ -131,7 +135,11 @@ def _controller_possible(controller: Device, d: Define) -> None:
     assert isinstance(controller, Controller)
     kind, number = controller.type, controller.number
     if kind != "scsi":
-        raise error.not_supported(f"'{kind}' controller cannot be hot plugged.", controller.node)
+        raise error.not_supported(
+            f"'{kind}' controller cannot be hot plugged.",
+            controller.node,
+            "change the definition, and start the guest anew",
+        )
     twins = [c for c in d.domain.all(Controller) if c.type == kind and c.number == number]
     if len(twins) > 1:
         raise error.failed(f"target {kind}:{number} already exists", controller.node, "another index")
@@ -140,27 +148,37 @@ def _controller_possible(controller: Device, d: Define) -> None:
 def _input_possible(device: Device, d: Define) -> None:
     bus = device.node.get("bus")
     if bus not in (None, "usb", "virtio"):
-        raise error.not_supported(f"input device on bus '{bus}' cannot be hot plugged.", device.node)
+        raise error.not_supported(
+            f"input device on bus '{bus}' cannot be hot plugged.",
+            device.node,
+            "change the definition, and start the guest anew",
+        )
 
 
 def _filesystem_possible(device: Device, d: Define) -> None:
     if device.node.value("driver/@type") != "virtiofs":
-        raise error.not_supported("only virtiofs filesystems can be hotplugged", device.node)
+        raise error.not_supported(
+            "only virtiofs filesystems can be hotplugged", device.node, "<driver type='virtiofs'/>"
+        )
 
 
 def _single_possible(device: Device, d: Define) -> None:
     if len(d.domain.lists[device.tag]) > 1:
-        raise error.failed(f"the domain already has a {device.tag} device", device.node)
+        raise error.failed(f"the domain already has a {device.tag} device", device.node, "a guest has one")
 
 
 def _parallel_possible(device: Device, d: Define) -> None:
-    raise error.not_supported(f"attaching {device.tag} console is not supported", device.node)
+    raise error.not_supported(
+        f"attaching {device.tag} console is not supported", device.node, "a channel, or the definition"
+    )
 
 
 def _console_possible(device: Device, d: Define) -> None:
     assert isinstance(device, Console)
     if device.kind == "serial":
-        raise error.unsupported("Only the first console can be a serial port", device.node)
+        raise error.unsupported(
+            "Only the first console can be a serial port", device.node, "<target type='virtio'/>"
+        )
     device.set_default_port(d)
 
 

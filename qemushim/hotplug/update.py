@@ -44,7 +44,11 @@ def plan_update(guest: Guest, device: str | bytes, emulator: Emulator, host: Hos
 def _update(live: LiveGuest, node: Node, emulator: Emulator, host: Host) -> Conversation:
     change = _CHANGES.get(node.tag)
     if change is None:
-        raise error.not_supported(f"live update of device '{node.tag}' is not supported", node)
+        raise error.not_supported(
+            f"live update of device '{node.tag}' is not supported",
+            node,
+            "change the definition, and start the guest anew",
+        )
     d = Define(live.domain, live.own_emulator(emulator), live.own_host(host), update=False, live=True)
     return (yield from change(live, node, d))
 
@@ -93,7 +97,11 @@ def _change_disk(live: LiveGuest, node: Node, d: Define) -> Conversation:
     name = node.value("target/@dev") or ""
     disk = next((disk for disk in live.domain.all(Disk) if disk.target == name), None)
     if disk is None:
-        raise error.plain(f"device not found: disk '{name}' not found", node.child("target"))
+        raise error.plain(
+            f"device not found: disk '{name}' not found",
+            node.child("target"),
+            "change the definition, and start the guest anew",
+        )
     new = _completed(live, node.copy(), d)
     assert isinstance(new, Disk)
     _check_same_drive(disk, new)
@@ -101,7 +109,9 @@ def _change_disk(live: LiveGuest, node: Node, d: Define) -> Conversation:
         return live
     if disk.device not in REMOVABLE:
         raise error.unsupported(
-            f"disk device='{disk.device}': the source of '{name}' cannot be changed", node
+            f"disk device='{disk.device}': the source of '{name}' cannot be changed",
+            node,
+            "change the definition, and start the guest anew",
         )
     return (yield from change_medium(live, disk, node, d))
 
@@ -112,10 +122,16 @@ def _check_same_drive(disk: Disk, new: Disk) -> None:
     for tag in sorted(kept):
         if new.node.child(tag) is not None and not _same(disk.node.child(tag), new.node.child(tag)):
             raise error.not_supported(
-                f"cannot modify field '{tag}' (or it's parts) of the disk", new.node.child(tag)
+                f"cannot modify field '{tag}' (or it's parts) of the disk",
+                new.node.child(tag),
+                "change the definition, and start the guest anew",
             )
     if disk.device != new.device:
-        raise error.not_supported("cannot modify field 'device' (or it's parts) of the disk", new.node)
+        raise error.not_supported(
+            "cannot modify field 'device' (or it's parts) of the disk",
+            new.node,
+            "change the definition, and start the guest anew",
+        )
 
 
 def _same_medium(disk: Disk, new: Disk) -> bool:
@@ -220,12 +236,18 @@ def _change_graphics(live: LiveGuest, node: Node, d: Define) -> Conversation:
     graphics = next((known for known in live.domain.all(Graphics) if known.type == kind), None)
     if graphics is None:
         raise error.plain(
-            f"device not found: cannot find existing graphics type '{kind}' device to modify", node
+            f"device not found: cannot find existing graphics type '{kind}' device to modify",
+            node,
+            "change the definition, and start the guest anew",
         )
     new = _completed(live, node, d)
     assert isinstance(new, Graphics)
     if kind not in ("spice", "vnc"):
-        raise error.not_supported(f"unable to change config on '{kind}' graphics type", node)
+        raise error.not_supported(
+            f"unable to change config on '{kind}' graphics type",
+            node,
+            "change the definition, and start the guest anew",
+        )
     _check_same_screen(graphics.node, new.node, kind)
     old = {name: graphics.node.get(name) for name in _ACCESS}
     for name in _ACCESS:
@@ -244,23 +266,41 @@ def _check_same_screen(old: Node, new: Node, kind: str) -> None:
     """Raise ``ConfigError`` where more than who may see the screen is another."""
     listens, others = old.all("listen"), new.all("listen")
     if len(listens) != len(others):
-        raise error.not_supported(f"cannot change the number of listen addresses on '{kind}' graphics", new)
+        raise error.not_supported(
+            f"cannot change the number of listen addresses on '{kind}' graphics",
+            new,
+            "change the definition, and start the guest anew",
+        )
     for known, wanted in zip(listens, others, strict=True):
         if known.get("type") != wanted.get("type"):
             raise error.not_supported(
-                f"cannot change the type of listen address on '{kind}' graphics", wanted
+                f"cannot change the type of listen address on '{kind}' graphics",
+                wanted,
+                "change the definition, and start the guest anew",
             )
         if not _same(known, wanted):
-            raise error.not_supported(f"cannot change listen address setting on '{kind}' graphics", wanted)
+            raise error.not_supported(
+                f"cannot change listen address setting on '{kind}' graphics",
+                wanted,
+                "change the definition, and start the guest anew",
+            )
     ports = ("port", "tlsPort", "websocket")
     automatic = new.get("autoport") == "yes"
     if (old.get("autoport") == "yes") != automatic or (
         not automatic and any(old.get(name) != new.get(name) for name in ports)
     ):
-        raise error.not_supported(f"cannot change port settings on {kind} graphics", new)
+        raise error.not_supported(
+            f"cannot change port settings on {kind} graphics",
+            new,
+            "change the definition, and start the guest anew",
+        )
     for name, word in _FIXED.items():
         if old.get(name) != new.get(name):
-            raise error.not_supported(f"cannot change {word} setting on {kind} graphics", new)
+            raise error.not_supported(
+                f"cannot change {word} setting on {kind} graphics",
+                new,
+                "change the definition, and start the guest anew",
+            )
 
 
 # -- network cards -------------------------------------------------------------------------------------------
@@ -274,7 +314,11 @@ def _change_interface(live: LiveGuest, node: Node, d: Define) -> Conversation:
     cards = live.domain.all(Interface)
     card = next((card for card in cards if (card.mac or "") == mac or (not mac and len(cards) == 1)), None)
     if card is None:
-        raise error.plain(f"device not found: no interface with MAC address '{mac}'", node)
+        raise error.plain(
+            f"device not found: no interface with MAC address '{mac}'",
+            node,
+            "change the definition, and start the guest anew",
+        )
     if not mac:
         node.ensure("mac").set("address", card.mac)
     if node.value("model/@type") is None and card.model:
@@ -284,10 +328,16 @@ def _change_interface(live: LiveGuest, node: Node, d: Define) -> Conversation:
     for tag in _CARD:
         wanted = new.node.child(tag)
         if wanted is not None and not _same(card.node.child(tag), wanted):
-            raise error.not_supported(f"cannot modify network device {tag}", wanted)
+            raise error.not_supported(
+                f"cannot modify network device {tag}",
+                wanted,
+                "change the definition, and start the guest anew",
+            )
     if card.type != new.type or not _same(card.node.child("source"), new.node.child("source")):
         raise error.not_supported(
-            "cannot modify network device source: unable to change config on this type", node
+            "cannot modify network device source: unable to change config on this type",
+            node,
+            "change the definition, and start the guest anew",
         )
     changed = (card.link or "up") != (new.link or "up")
     card.link = new.link

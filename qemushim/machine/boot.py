@@ -141,9 +141,12 @@ def check_firmware(d: Define) -> None:
                 "firmware feature 'enrolled-keys' cannot be enabled when firmware feature 'secure-boot' is "
                 "disabled",
                 os.node.child("firmware"),
+                "secure-boot too, or neither",
             )
         if nvram is not None and os.firmware != "efi":
-            raise error.plain(f"firmware type '{os.firmware}' does not support nvram", nvram.node)
+            raise error.plain(
+                f"firmware type '{os.firmware}' does not support nvram", nvram.node, "firmware='efi'"
+            )
     else:
         if features:
             raise error.plain(
@@ -171,18 +174,24 @@ def check_firmware(d: Define) -> None:
 
 def _check_loader(os: Os, loader: Loader, nvram: Nvram | None) -> None:
     if loader.readonly is False and loader.type == "rom":
-        raise error.plain("ROM loader type cannot be used as read/write", loader.node)
+        raise error.plain(
+            "ROM loader type cannot be used as read/write", loader.node, "type='pflash', or readonly='yes'"
+        )
     if loader.stateless:
         if nvram is not None and nvram.template:
-            raise error.plain("NVRAM template is not permitted when loader is stateless", nvram.node)
+            raise error.plain(
+                "NVRAM template is not permitted when loader is stateless", nvram.node, "drop template="
+            )
         if nvram is not None:
-            raise error.plain("NVRAM is not permitted when loader is stateless", nvram.node)
+            raise error.plain(
+                "NVRAM is not permitted when loader is stateless", nvram.node, "drop <nvram>, or stateless="
+            )
     elif loader.stateless is False:
         if os.firmware is None:
             if loader.type != "pflash":
-                raise error.plain("Only pflash loader type permits NVRAM", loader.node)
+                raise error.plain("Only pflash loader type permits NVRAM", loader.node, "type='pflash'")
         elif os.firmware != "efi":
-            raise error.plain("Only EFI firmware permits NVRAM", loader.node)
+            raise error.plain("Only EFI firmware permits NVRAM", loader.node, "firmware='efi'")
 
 
 def _check_nvram(nvram: Nvram) -> None:
@@ -192,7 +201,9 @@ def _check_nvram(nvram: Nvram) -> None:
     if nvram.source is None:
         raise error.xml("missing source element in nvram", nvram.node, "<source protocol='nbd' …>")
     if nvram.source.protocol is None:
-        raise error.xml("Missing required attribute 'protocol' in element 'source'", nvram.source.node)
+        raise error.xml(
+            "Missing required attribute 'protocol' in element 'source'", nvram.source.node, "protocol='nbd'"
+        )
 
 
 def check_boot(d: Define) -> None:
@@ -201,10 +212,16 @@ def check_boot(d: Define) -> None:
     assert os is not None, "a domain has an operating system"
     if os.use_serial and not d.board.is_x86:
         raise error.unsupported(
-            "BIOS serial console is only supported on x86 architectures", os.node.child("bios")
+            "BIOS serial console is only supported on x86 architectures",
+            os.node.child("bios"),
+            "drop useserial=",
         )
     if os.shim and not d.emulator.device_property("none-machine", "shim"):
-        raise error.unsupported("shim is not supported with this QEMU binary", os.node.child("shim"))
+        raise error.unsupported(
+            "shim is not supported with this QEMU binary",
+            os.node.child("shim"),
+            "drop <shim>, or QEMU 10.0 or newer",
+        )
 
 
 def check_bootloader(d: Define) -> None:
@@ -227,7 +244,9 @@ def check_menu(d: Define) -> None:
     timeout = os.reboot_timeout
     if timeout is not None and not -1 <= timeout <= 65535:
         raise error.unsupported(
-            "invalid value for rebootTimeout, must be in range [-1,65535]", os.node.child("bios")
+            "invalid value for rebootTimeout, must be in range [-1,65535]",
+            os.node.child("bios"),
+            "milliseconds, -1: never",
         )
 
 
@@ -239,7 +258,9 @@ def check_acpi(d: Define) -> None:
     machine = d.machine
     source = domain.node.child("features") or domain.node
     if acpi and machine is not None and machine.acpi is False:
-        raise error.unsupported(f"machine type '{domain.machine_type}' does not support ACPI", source)
+        raise error.unsupported(
+            f"machine type '{domain.machine_type}' does not support ACPI", source, "drop <acpi/>"
+        )
     os = domain.os
     loader = os.loader if os is not None else None
     efi = os is not None and (os.firmware == "efi" or (loader is not None and loader.type == "pflash"))

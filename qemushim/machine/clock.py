@@ -156,18 +156,26 @@ def check_clock(d: Define) -> None:
 def _check_timer(timer: Timer, d: Define) -> None:
     name, board = timer.name, d.board
     if name == "platform":
-        raise error.unsupported(f"unsupported timer type (name) '{name}'", timer.node)
+        raise error.unsupported(f"unsupported timer type (name) '{name}'", timer.node, "remove the timer")
     if name in ("tsc", "kvmclock", "hypervclock"):
         if timer.present and not board.is_x86:
             raise _misplaced(timer, d)
     elif name == "rtc":
         if timer.track == "boot":
-            raise error.unsupported(f"unsupported rtc timer track '{timer.track}'", timer.node)
+            raise error.unsupported(
+                f"unsupported rtc timer track '{timer.track}'", timer.node, "track='guest' or 'wall'"
+            )
         if timer.tickpolicy in ("merge", "discard"):
-            raise error.unsupported(f"unsupported rtc timer tickpolicy '{timer.tickpolicy}'", timer.node)
+            raise error.unsupported(
+                f"unsupported rtc timer tickpolicy '{timer.tickpolicy}'",
+                timer.node,
+                "tickpolicy='delay' or 'catchup'",
+            )
     elif name == "pit":
         if timer.tickpolicy == "merge":
-            raise error.unsupported(f"unsupported pit tickpolicy '{timer.tickpolicy}'", timer.node)
+            raise error.unsupported(
+                f"unsupported pit tickpolicy '{timer.tickpolicy}'", timer.node, "tickpolicy='delay'"
+            )
     elif name == "hpet":
         if timer.present and not board.is_x86:
             raise error.unsupported(
@@ -181,14 +189,18 @@ def _check_armvtimer(timer: Timer, d: Define) -> None:
     if d.domain.virt != "kvm" or not d.board.is_arm_virt:
         raise _misplaced(timer, d)
     if timer.present is False:
-        raise error.unsupported(f"The '{timer.name}' timer can't be disabled", timer.node)
+        raise error.unsupported(f"The '{timer.name}' timer can't be disabled", timer.node, "drop present=")
     if not d.emulator.device_property("max-arm-cpu", "kvm-no-adjvtime"):
         raise error.unsupported(
-            f"Configuring the '{timer.name}' timer is not supported with this QEMU binary", timer.node
+            f"Configuring the '{timer.name}' timer is not supported with this QEMU binary",
+            timer.node,
+            "remove the timer",
         )
     if timer.tickpolicy not in (None, "delay", "discard"):
         raise error.unsupported(
-            f"The '{timer.name}' timer does not support tickpolicy '{timer.tickpolicy}'", timer.node
+            f"The '{timer.name}' timer does not support tickpolicy '{timer.tickpolicy}'",
+            timer.node,
+            "tickpolicy='delay' or 'discard'",
         )
 
 
@@ -216,18 +228,22 @@ def check_lifecycle(d: Define) -> None:
     domain = d.domain
     if domain.on_poweroff == "preserve" or domain.on_reboot == "preserve":
         raise error.unsupported(
-            "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'", domain.node
+            "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'",
+            domain.node,
+            "destroy or restart",
         )
     if "rename-restart" in (domain.on_poweroff, domain.on_reboot, domain.on_crash):
         raise error.unsupported(
             "qemu driver doesn't support the 'rename-restart' action for "
             "'on_reboot'/'on_poweroff'/'on_crash'",
             domain.node,
+            "destroy or restart",
         )
     if domain.on_poweroff == "restart" and domain.on_reboot == "destroy":
         raise error.unsupported(
             "qemu driver doesn't support 'onReboot' set to 'destroy and 'onPoweroff' set to 'reboot'",
             domain.node,
+            "the same action for both",
         )
 
 

@@ -228,7 +228,9 @@ def _check_element(cpu: Cpu) -> None:
         if not feature.name:
             raise error.xml("Invalid CPU feature name", feature.node, "<feature policy='require' name='…'/>")
         if feature.name in seen:
-            raise error.xml(f"CPU feature '{feature.name}' specified more than once", feature.node)
+            raise error.xml(
+                f"CPU feature '{feature.name}' specified more than once", feature.node, "keep one"
+            )
         seen.add(feature.name)
 
 

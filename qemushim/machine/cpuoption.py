@@ -56,7 +56,7 @@ def _model(b: Build, cpu: Cpu) -> Parts:
             yield _switch("migratable", cpu.migratable)
     elif cpu.mode == "host-model":
         if not b.board.is_ppc64:
-            raise error.internal("unexpected host-model CPU", cpu.node)
+            raise error.internal("unexpected host-model CPU", cpu.node, "name a <model>")
         yield "host"
     else:
         yield cpu.model or ""
@@ -72,7 +72,7 @@ def _features(b: Build, cpu: Cpu) -> Parts:
     expansion = b.emulator.qapi("query-cpu-model-expansion")
     if (b.board.is_s390 or b.board.is_arm) and not expansion:
         message = f"CPU features not supported by hypervisor for {b.domain.arch} architecture"
-        raise error.unsupported(message, cpu.node)
+        raise error.unsupported(message, cpu.node, "another mode=")
     x86 = b.board.is_x86
     known = _known_to_qemu(b) if x86 else None
     for feature in features:

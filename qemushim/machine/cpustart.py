@@ -87,7 +87,9 @@ def has_mode(mode: str, d: Context) -> bool:
 def _check_arm_features(cpu: Cpu, known: CpuMap | None) -> None:
     for feature in cpu.features:
         if known is not None and feature.name not in known.arm.features:
-            raise error.unsupported(f"unknown CPU feature: {feature.name}", feature.node)
+            raise error.unsupported(
+                f"unknown CPU feature: {feature.name}", feature.node, "as qemu -cpu help spells it"
+            )
 
 
 # -- is the host good enough -------------------------------------------------------------------------------
@@ -105,7 +107,9 @@ def _check_forbidden(cpu: Cpu, d: Define) -> None:
     for item in forbidden:
         feature = known.x86.features.get(item.name or "")
         if feature is not None and feature.bits and feature.bits & host.full.bits == feature.bits:
-            raise error.cpu(f"Host CPU provides forbidden features: {item.name}", item.node)
+            raise error.cpu(
+                f"Host CPU provides forbidden features: {item.name}", item.node, "policy='disable'"
+            )
 
 
 def _compare(cpu: Cpu, d: Define) -> None:
@@ -147,15 +151,17 @@ def _compare_x86(cpu: Cpu, d: Define) -> None:
     x86 = known.x86
     model = x86.models.get(cpu.model or "")
     if model is None:
-        raise error.internal(f"Unknown CPU model {cpu.model}", cpu.node)
+        raise error.internal(
+            f"Unknown CPU model {cpu.model}", cpu.node, "a model that “qemushim domcapabilities” lists"
+        )
     if cpu.vendor and cpu.vendor != host.full.vendor:
         message = f"host CPU vendor does not match required CPU vendor {cpu.vendor}"
-        raise error.cpu(message, cpu.node)
+        raise error.cpu(message, cpu.node, "another model, or match='minimum'")
     wanted = model.bits
     for item in cpu.features:
         feature = x86.features.get(item.name or "")
         if feature is None:
-            raise error.internal(f"Unknown CPU feature {item.name}", item.node)
+            raise error.internal(f"Unknown CPU feature {item.name}", item.node, "as qemu -cpu help spells it")
         wanted = wanted | feature.bits if item.policy == "require" else wanted & ~feature.bits
     missing = x86.names(wanted & ~host.full.bits)
     if missing:
@@ -170,7 +176,9 @@ def _check_strict(cpu: Cpu, x86: X86Map, wanted: int, full: CpuData) -> None:
     spoken = x86.bits(f.name or "" for f in cpu.features)
     extra = x86.names(full.bits & ~wanted & ~spoken)
     if extra:
-        raise error.cpu(f"Host CPU provides additional features: {', '.join(extra)}", cpu.node)
+        raise error.cpu(
+            f"Host CPU provides additional features: {', '.join(extra)}", cpu.node, "match='exact'"
+        )
 
 
 def _runs_by_itself(cpu: Cpu, accelerator: Accelerator | None) -> bool:
@@ -194,7 +202,9 @@ def _update(cpu: Cpu, d: Define) -> None:
         for item in optional:
             feature = x86.features.get(item.name or "")
             if feature is None:
-                raise error.internal(f"Unknown CPU feature {item.name}", item.node)
+                raise error.internal(
+                    f"Unknown CPU feature {item.name}", item.node, "as qemu -cpu help spells it"
+                )
             has = feature.bits & host.migratable_bits == feature.bits
             item.policy = "require" if has else "disable"
         if cpu.mode == "host-model" or cpu.match == "minimum":
@@ -202,7 +212,7 @@ def _update(cpu: Cpu, d: Define) -> None:
     elif d.board.is_s390:
         if cpu.mode != "host-model":
             what = "match mode minimum" if cpu.match == "minimum" else "optional CPU features"
-            raise error.unsupported(f"{what} is not supported on s390 architecture", cpu.node)
+            raise error.unsupported(f"{what} is not supported on s390 architecture", cpu.node, "remove it")
         _replace(cpu, _need_host(cpu, d).migratable)
 
 

@@ -182,7 +182,7 @@ def _vcpu_pins(tune: Cputune, maximum: int) -> list[Node]:
     for pin in tune.vcpupins:
         number = pin.vcpu or 0
         if number in found:
-            raise error.internal(f"duplicate vcpupin for vcpu '{number}'", pin.node)
+            raise error.internal(f"duplicate vcpupin for vcpu '{number}'", pin.node, "keep one")
         _check_cpuset(pin.node)
         found[number] = pin.node
     return [found[number] for number in sorted(found) if number < maximum]
@@ -196,7 +196,7 @@ def _iothread_pins(tune: Cputune, ids: list[int]) -> list[Node]:
         if number not in ids:
             raise error.xml(f"Cannot find 'iothread' : {number}", pin.node, "<iothreads>N</iothreads>")
         if number in found:
-            raise error.internal(f"duplicate iothreadpin for same iothread '{number}'", pin.node)
+            raise error.internal(f"duplicate iothreadpin for same iothread '{number}'", pin.node, "keep one")
         _check_cpuset(pin.node)
         found[number] = pin.node
     return [found[number] for number in ids if number in found]
@@ -224,7 +224,7 @@ def _schedulers(tune: Node, tag: str, attribute: str, members: list[int]) -> lis
         _drop_priority(node)
         for number in numbers:
             if number in found:
-                raise error.plain(f"'{tag}' attributes '{attribute}' must not overlap", node)
+                raise error.plain(f"'{tag}' attributes '{attribute}' must not overlap", node, "each once")
             if number not in known:
                 if tag == "iothreadsched":
                     message = f"Cannot find 'iothread' : {number}"

@@ -344,11 +344,17 @@ def check_tseg(d: Define) -> None:
         return
     size, node = found
     if not d.board.is_q35:
-        raise error.unsupported("SMM TSEG is only supported with q35 machine type", node)
+        raise error.unsupported(
+            "SMM TSEG is only supported with q35 machine type", node, "machine='q35', or no <tseg>"
+        )
     if not d.emulator.device_property("mch", "extended-tseg-mbytes"):
-        raise error.unsupported("Setting TSEG size is not supported with this QEMU binary", node)
+        raise error.unsupported(
+            "Setting TSEG size is not supported with this QEMU binary", node, "drop <tseg>"
+        )
     if size % (1 << 20):
-        raise error.unsupported("SMM TSEG size must be divisible by 1 MiB", node)
+        raise error.unsupported(
+            "SMM TSEG size must be divisible by 1 MiB", node, "<tseg unit='MiB'>48</tseg>"
+        )
 
 
 def tseg_options(b: Build) -> Iterator[Option]:
@@ -395,6 +401,7 @@ def check_features(d: Define) -> None:
                 f"{what} not supported for architecture '{d.domain.arch}' or machine type "
                 f"'{d.domain.machine_type}'",
                 node,
+                "leave it out",
             )
         check = _CHECKS.get(name)
         if check is not None:
@@ -408,35 +415,43 @@ def check_features(d: Define) -> None:
         raise error.unsupported(message, cache, "a guest of type='qemu'")
     teardown = features.child("async-teardown")
     if teardown is not None and not d.emulator.option("run-with", "async-teardown"):
-        raise error.unsupported("asynchronous teardown is not available with this QEMU binary", teardown)
+        raise error.unsupported(
+            "asynchronous teardown is not available with this QEMU binary", teardown, "QEMU 8.0 or newer"
+        )
 
 
 def _check_ps2(d: Define, node: Node) -> None:
     if not d.emulator.device_property("generic-pc-machine", "i8042"):
-        raise error.unsupported("ps2 feature state cannot be controlled with this QEMU binary", node)
+        raise error.unsupported(
+            "ps2 feature state cannot be controlled with this QEMU binary", node, "drop <ps2>"
+        )
     if node.get("state") != "off":
         return
     inputs = (device.node for device in d.domain.lists["input"])
     if any(i.get("bus") == "ps2" for i in inputs):
-        raise error.unsupported("ps2 bus inputs require the ps2 feature not to be disabled", node)
+        raise error.unsupported(
+            "ps2 bus inputs require the ps2 feature not to be disabled", node, "USB or virtio input devices"
+        )
     vmport = d.domain.node.find("features/vmport")
     if vmport is not None and vmport.get("state") == "on":
-        raise error.unsupported("vmport feature requires the ps2 feature not to be disabled", vmport)
+        raise error.unsupported(
+            "vmport feature requires the ps2 feature not to be disabled", vmport, "<vmport state='off'/>"
+        )
 
 
 def _check_vmport(d: Define, node: Node) -> None:
     if not d.emulator.has_device("vmport"):
-        raise error.unsupported("vmport is not available with this QEMU binary", node)
+        raise error.unsupported("vmport is not available with this QEMU binary", node, "drop <vmport>")
 
 
 def _check_ras(d: Define, node: Node) -> None:
     if not d.emulator.device_property("virt-machine", "ras"):
-        raise error.unsupported("ras feature is not available with this QEMU binary", node)
+        raise error.unsupported("ras feature is not available with this QEMU binary", node, "drop <ras>")
 
 
 def _check_aia(d: Define, node: Node) -> None:
     if not d.emulator.device_property("virt-machine", "aia"):
-        raise error.unsupported("aia feature is not available with this QEMU binary", node)
+        raise error.unsupported("aia feature is not available with this QEMU binary", node, "drop <aia>")
 
 
 def _check_kvm(d: Define, node: Node) -> None:

@@ -73,7 +73,7 @@ def _complete_ids(d: Define) -> None:
     if "/" in name:
         raise error.xml(f"name {name} cannot contain '/'", root.child("name"), "a name becomes part of paths")
     if "\n" in name:
-        raise error.xml("name contains invalid character: newline", root.child("name"))
+        raise error.xml("name contains invalid character: newline", root.child("name"), "a name of one line")
     title = root.child("title")
     if title is not None and "\n" in title.text:
         raise error.xml("Domain title can't contain newlines", title, "<description> may have several lines")
@@ -84,7 +84,11 @@ def _complete_ids(d: Define) -> None:
     if domain.uuid is not None:
         domain.uuid = _uuid(domain.uuid, "malformed uuid element", d)
         if told is not None and told != domain.uuid:
-            raise error.plain("UUID mismatch between <uuid> and <sysinfo>", root.child("uuid"))
+            raise error.plain(
+                "UUID mismatch between <uuid> and <sysinfo>",
+                root.child("uuid"),
+                "the same in both, or in one alone",
+            )
     else:
         domain.uuid = told or d.host.new_uuid(f"domain {domain.name}")
     genid = root.child("genid")

@@ -99,7 +99,9 @@ def check_usb(d: Define) -> None:
         none = controller.model == "none"
         if (none and (disabled or other)) or (not none and disabled):
             raise error.plain(
-                "Can't add another USB controller: USB is disabled for this domain", controller.node
+                "Can't add another USB controller: USB is disabled for this domain",
+                controller.node,
+                "drop the controller of model='none', or the others",
             )
         disabled, other = disabled or none, other or not none
         master = master or not controller.is_companion
@@ -114,10 +116,16 @@ def check_usb(d: Define) -> None:
 def _check_no_usb_devices(domain: Domain) -> None:
     for device in domain.lists["input"]:
         if device.node.get("bus") == "usb":
-            raise error.unsupported("Can't add USB input device. USB bus is disabled", device.node)
+            raise error.unsupported(
+                "Can't add USB input device. USB bus is disabled",
+                device.node,
+                "bus='virtio', or a USB controller",
+            )
     for hub in domain.lists["hub"]:
         if hub.node.get("type") == "usb":
-            raise error.unsupported("Can't add USB hub: USB is disabled for this domain", hub.node)
+            raise error.unsupported(
+                "Can't add USB hub: USB is disabled for this domain", hub.node, "a USB controller"
+            )
 
 
 def add_implicit_devices(d: Define) -> None:

@@ -122,13 +122,19 @@ def check_hmat(d: Define, cells: int) -> None:
     for link in links_of(d.domain):
         for name, number in (("initiator", link.initiator), ("target", link.target)):
             if number >= cells:
-                raise error.xml(f"'{name}' refers to a non-existent NUMA node", link.node)
+                raise error.xml(
+                    f"'{name}' refers to a non-existent NUMA node", link.node, "the id of a <cell>"
+                )
         if link.cache:
             numa = d.domain.node.find("cpu/numa")
             target = numa.all("cell")[link.target] if numa is not None else None
             levels = [Cache(node).level for node in target.all("cache")] if target is not None else []
             if link.cache not in levels:
-                raise error.xml("'cache' refers to a non-existent NUMA node cache", link.node)
+                raise error.xml(
+                    "'cache' refers to a non-existent NUMA node cache",
+                    link.node,
+                    "the level of a <cache> of that cell",
+                )
 
 
 def initiator(domain: Domain, cell: int, cpus: Mapping[int, list[int]]) -> int:
@@ -144,7 +150,9 @@ def initiator(domain: Domain, cell: int, cpus: Mapping[int, list[int]]) -> int:
         return max(bandwidths, key=lambda link: link.value).initiator
     first = next((number for number, owned in cpus.items() if owned), None)
     if first is None:
-        raise error.internal("at least one NUMA node has to have vCPUs", domain.node.find("cpu/numa"))
+        raise error.internal(
+            "at least one NUMA node has to have vCPUs", domain.node.find("cpu/numa"), "cpus= for a cell"
+        )
     return first
 
 

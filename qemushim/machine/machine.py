@@ -28,7 +28,9 @@ def _keywrap(b: Build) -> Iterator[Pair]:
     keywrap = b.domain.keywrap
     states = {c.name: c.state for c in keywrap.ciphers} if keywrap is not None else {}
     if keywrap is not None and states and not b.board.is_s390:
-        raise error.unsupported("key wrap support is only available on S390 guests", keywrap.node)
+        raise error.unsupported(
+            "key wrap support is only available on S390 guests", keywrap.node, "drop <keywrap>"
+        )
     for name in ("aes", "dea"):
         if name in states:
             yield f"{name}-key-wrap", states[name]

@@ -87,12 +87,15 @@ def _complete_max(d: Define, most: int, total: int) -> None:
             raise error.xml(
                 "maximum memory size must be specified when specifying number of memory slots",
                 domain.node.child("maxMemory"),
+                "<maxMemory slots='16' unit='GiB'>…",
             )
         domain.node.discard("maxMemory")
         return
     if most < total:
         raise error.xml(
-            "maximum memory size must be equal or greater than the actual memory size", domain.node
+            "maximum memory size must be equal or greater than the actual memory size",
+            domain.node,
+            "<maxMemory> no less than <memory>",
         )
     domain.max_memory = most
     if domain.max_memory_slots == 0:
@@ -120,12 +123,24 @@ def check_memory(d: Define) -> None:
     if backing is None:
         return
     if backing.source == "memfd" and not d.emulator.has_object("memory-backend-memfd"):
-        raise error.unsupported("hugepages is not supported with memfd memory source", backing.node)
+        raise error.unsupported(
+            "hugepages is not supported with memfd memory source",
+            backing.node,
+            "<source type='memfd'/> without <hugepages>, or a newer QEMU",
+        )
     if backing.hugepages:
         if backing.allocation == "ondemand":
-            raise error.unsupported("hugepages are not allowed with memory allocation ondemand", backing.node)
+            raise error.unsupported(
+                "hugepages are not allowed with memory allocation ondemand",
+                backing.node,
+                "<allocation mode='immediate'/>",
+            )
         if backing.source == "anonymous":
-            raise error.unsupported("hugepages are not allowed with anonymous memory source", backing.node)
+            raise error.unsupported(
+                "hugepages are not allowed with anonymous memory source",
+                backing.node,
+                "drop <source>, or <hugepages>",
+            )
 
 
 def check_pages(d: Define) -> None:
@@ -160,6 +175,7 @@ def _check_pages(pages: list[Page], cells: int) -> None:
                 raise error.plain(
                     f"nodeset attribute of hugepages of sizes {other.size} and {page.size} intersect",
                     page.node,
+                    "each node once",
                 )
 
 
@@ -183,17 +199,21 @@ def align_memory(d: Define) -> None:
         cell.memory = align(cell.memory, step)
         if cell.memory > LARGEST:
             raise error.unsupported(
-                f"memory size of NUMA node '{cell.id}' overflowed after alignment", cell.node
+                f"memory size of NUMA node '{cell.id}' overflowed after alignment", cell.node, "less memory"
             )
     initial = sum(cell.memory for cell in cells) or align(initial, step)
     if initial > LARGEST:
-        raise error.unsupported("initial memory size overflowed after alignment", domain.node.child("memory"))
+        raise error.unsupported(
+            "initial memory size overflowed after alignment", domain.node.child("memory"), "less memory"
+        )
     most = domain.max_memory
     if most is not None:
         most = align(most, step)
         if most > LARGEST:
             raise error.unsupported(
-                "maximum memory size overflowed after alignment", domain.node.child("maxMemory")
+                "maximum memory size overflowed after alignment",
+                domain.node.child("maxMemory"),
+                "less memory",
             )
         domain.max_memory = most
     pluggable = 0
@@ -202,7 +222,7 @@ def align_memory(d: Define) -> None:
         pluggable += device.size
         if pluggable > LARGEST:
             raise error.unsupported(
-                f"size of memory module '{place}' overflowed after alignment", device.node
+                f"size of memory module '{place}' overflowed after alignment", device.node, "less memory"
             )
     domain.memory = initial + pluggable
 

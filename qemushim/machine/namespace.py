@@ -175,10 +175,16 @@ def _check_variable(variable: Variable) -> None:
     if not name:
         raise error.xml("No qemu environment name specified", variable.node, "<qemu:env name='…'/>")
     if name[0] not in _FIRST:
-        raise error.xml("Invalid environment name, it must begin with a letter or underscore", variable.node)
+        raise error.xml(
+            "Invalid environment name, it must begin with a letter or underscore",
+            variable.node,
+            "such as QEMU_AUDIO",
+        )
     if not _REST.issuperset(name):
         raise error.xml(
-            "Invalid environment name, it must contain only alphanumerics and underscore", variable.node
+            "Invalid environment name, it must contain only alphanumerics and underscore",
+            variable.node,
+            "letters, digits and _",
         )
 
 
@@ -189,18 +195,20 @@ def _check_override(device: OverriddenDevice) -> None:
     for change in frontend.properties if frontend is not None else ():
         name = change.name or ""
         if not name:
-            raise error.xml("missing 'name' attribute for 'qemu:property'", change.node)
+            raise error.xml("missing 'name' attribute for 'qemu:property'", change.node, "name='…'")
         if name == "id":
-            raise error.xml("'id' property can't be overriden", change.node)
+            raise error.xml("'id' property can't be overriden", change.node, "use <alias name='ua-…'/>")
         kind = change.type
         if kind is None:
-            raise error.xml("missing 'type' attribute for 'qemu:property'", change.node)
+            raise error.xml(
+                "missing 'type' attribute for 'qemu:property'", change.node, "type='string', 'bool', …"
+            )
         if kind == "remove":
             if change.value is not None:
-                raise error.xml("unexpected 'value' attribute for 'remove' type", change.node)
+                raise error.xml("unexpected 'value' attribute for 'remove' type", change.node, "drop value=")
             continue
         if change.value is None:
-            raise error.xml("missing 'value' attribute for 'qemu:property'", change.node)
+            raise error.xml("missing 'value' attribute for 'qemu:property'", change.node, "value='…'")
         _check_property(change, kind, change.value)
 
 
@@ -213,7 +221,9 @@ def _check_property(change: Property, kind: str, value: str) -> None:
         digits = value[1:] if kind == "signed" and value[:1] == "-" else value
         good = digits.isascii() and digits.isdigit() and len(digits) <= 20
     if not good:
-        raise error.xml(f"invalid value '{value}' of '{kind}' typed 'qemu:property'", change.node)
+        raise error.xml(
+            f"invalid value '{value}' of '{kind}' typed 'qemu:property'", change.node, "a value of that type"
+        )
 
 
 def namespace_options(b: Build) -> Iterator[Option]:

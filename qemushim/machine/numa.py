@@ -146,9 +146,10 @@ def _number(numa: Node) -> None:
                 "Exactly one 'cell' element per guest NUMA cell allowed, non-contiguous ranges or ranges not "
                 "starting from 0 are not allowed",
                 cell,
+                "ids 0, 1, 2, … each once",
             )
         if number in seen:
-            raise error.xml(f"Duplicate NUMA cell info for cell id '{number}'", cell)
+            raise error.xml(f"Duplicate NUMA cell info for cell id '{number}'", cell, "each id once")
         seen.add(number)
     rest = [child for child in numa.children if child.tag != "cell"]
     numa.children = sorted(cells, key=lambda cell: Cell(cell).id) + rest
@@ -161,7 +162,9 @@ def _check_overlap(cells: list[Cell]) -> None:
             other = owner.setdefault(cpu, cell.id)
             if other != cell.id:
                 raise error.unsupported(
-                    f"NUMA cells {other} and {cell.id} have overlapping vCPU ids", cell.node
+                    f"NUMA cells {other} and {cell.id} have overlapping vCPU ids",
+                    cell.node,
+                    "each vCPU in one cell",
                 )
 
 
@@ -191,7 +194,9 @@ def _check_sibling(cell: Cell, sibling: Sibling, count: int) -> None:
     near, far, value = cell.id, sibling.id, sibling.value
     if far >= count:
         raise error.xml(
-            f"'sibling_id {far}' does not refer to a valid cell within NUMA 'cell id {near}'", sibling.node
+            f"'sibling_id {far}' does not refer to a valid cell within NUMA 'cell id {near}'",
+            sibling.node,
+            "the id of a <cell>",
         )
     if not LOCAL <= value <= 255 or (value == LOCAL) != (near == far):
         raise error.xml(
@@ -243,7 +248,7 @@ def _nodeset(node: Node) -> list[int]:
     try:
         found = parse_set(raw)
     except ValueError:
-        raise error.argument(f"Failed to parse bitmap '{raw}'", node) from None
+        raise error.argument(f"Failed to parse bitmap '{raw}'", node, "numbers and ranges: 0-3,7") from None
     if not found:
         raise error.unsupported(f"Invalid value of 'nodeset': {raw}", node, "at least one node must be left")
     return found
@@ -255,26 +260,36 @@ def _complete_bindings(d: Define, tune: Node, memory: Node | None) -> None:
         return
     if memory is not None and memory.get("placement") == "auto":
         raise error.unsupported(
-            "Per-node binding is not compatible with automatic NUMA placement.", bindings[0]
+            "Per-node binding is not compatible with automatic NUMA placement.",
+            bindings[0],
+            "placement='static'",
         )
     cells = cells_of(d.domain)
     if not cells:
-        raise error.xml("Element 'memnode' is invalid without any guest NUMA cells", bindings[0])
+        raise error.xml(
+            "Element 'memnode' is invalid without any guest NUMA cells",
+            bindings[0],
+            "<cpu><numa><cell …/></numa></cpu>",
+        )
     seen: set[int] = set()
     for binding in bindings:
         if "cellid" not in binding.attrib:
-            raise error.xml("Missing required attribute 'cellid' in element 'memnode'", binding)
+            raise error.xml("Missing required attribute 'cellid' in element 'memnode'", binding, "cellid='0'")
         cell = MemNode(binding).cell
         if cell >= len(cells):
             raise error.xml(
-                "Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell", binding
+                "Argument 'cellid' in memnode element must correspond to existing guest's NUMA cell",
+                binding,
+                "the id of a <cell>",
             )
         if cell in seen:
             raise error.xml(f"Multiple memnode elements with cellid {cell}", binding, "keep one")
         seen.add(cell)
         binding.attrib.setdefault("mode", "strict")
         if "nodeset" not in binding.attrib:
-            raise error.xml("Missing required attribute 'nodeset' in element 'memnode'", binding)
+            raise error.xml(
+                "Missing required attribute 'nodeset' in element 'memnode'", binding, "nodeset='0'"
+            )
         binding.attrib["nodeset"] = format_set(_nodeset(binding))
     rest = [child for child in tune.children if child.tag != "memnode"]
     tune.children = rest + sorted(bindings, key=lambda binding: MemNode(binding).cell)
@@ -318,6 +333,7 @@ def check_numa(d: Define) -> None:
             raise error.unsupported(
                 "Number of CPUs in <numa> exceeds the desired maximum vcpu count",
                 domain.node.find("cpu/numa"),
+                "more <vcpu>, or fewer cpus=",
             )
         check_hmat(d, len(cells))
     tune = domain.numatune
@@ -331,6 +347,7 @@ def check_numa(d: Define) -> None:
             f"'restrictive' mode is required in {inner} element when mode is 'restrictive' in {outer} "
             "element",
             binding.node,
+            "the same mode in both",
         )
 
 

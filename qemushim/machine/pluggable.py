@@ -28,7 +28,9 @@ def check_memory_devices(d: Define) -> None:
     # ppc64 plugs memory into the board, s390 into the channel subsystem: neither needs a cell
     if devices and not domain.max_memory:
         raise error.unsupported(
-            "cannot use/hotplug a memory device when domain 'maxMemory' is not defined", devices[0].node
+            "cannot use/hotplug a memory device when domain 'maxMemory' is not defined",
+            devices[0].node,
+            "<maxMemory slots='16' unit='GiB'>…",
         )
     wanted = bool(domain.max_memory or slotted) and not (d.board.is_ppc64 or d.board.is_ccw)
     if wanted and not cells:
@@ -46,12 +48,15 @@ def check_memory_devices(d: Define) -> None:
         address = device.address if device.model in SLOTTED_MEMORY else None
         if address is not None and address.type == "dimm" and (address.dimm_slot or 0) >= last:
             raise error.unsupported(
-                f"memory device slot '{address.dimm_slot}' exceeds slots count '{last}'", device.node
+                f"memory device slot '{address.dimm_slot}' exceeds slots count '{last}'",
+                device.node,
+                "a lower slot, or more slots=",
             )
     if slotted > (domain.max_memory_slots or 0):
         raise error.unsupported(
             f"memory device count '{slotted}' exceeds slots count '{domain.max_memory_slots or 0}'",
             devices[0].node,
+            "more slots=",
         )
     _check_overlap(devices)
 
@@ -70,6 +75,7 @@ def _check_cell(device: MemoryDevice, cells: int) -> None:
             f"can't add memory backend for guest node '{device.cell}' as the guest has only '{cells}' NUMA "
             "nodes configured",
             device.node,
+            "the id of a <cell>",
         )
 
 
@@ -86,4 +92,5 @@ def _check_overlap(devices: list[MemoryDevice]) -> None:
                     f"memory device address [0x{base:x}:0x{end:x}] overlaps with other memory device "
                     f"(0x{other:x})",
                     device.node,
+                    "leave the address out",
                 )

@@ -143,7 +143,9 @@ def _complete_label(label: Seclabel, d: Define) -> None:
             label.relabel = None
     if kind == "none":
         if label.relabel:
-            raise error.xml("resource relabeling is not compatible with 'none' label type", label.node)
+            raise error.xml(
+                "resource relabeling is not compatible with 'none' label type", label.node, "relabel='no'"
+            )
         label.relabel = None
         label.label = label.baselabel = None
     elif kind == "static":
@@ -153,7 +155,7 @@ def _complete_label(label: Seclabel, d: Define) -> None:
         label.baselabel = None
     else:
         if label.relabel is False:
-            raise error.xml("dynamic label type must use resource relabeling", label.node)
+            raise error.xml("dynamic label type must use resource relabeling", label.node, "drop relabel=")
         label.relabel = True
         label.label = None
 
@@ -170,21 +172,29 @@ def check_security(d: Define) -> None:
     if kind == "sev":
         if not known("sev-guest"):
             raise error.unsupported(
-                "'sev' launch security is not supported with this QEMU binary", security.node
+                "'sev' launch security is not supported with this QEMU binary",
+                security.node,
+                "a QEMU and a host that have it",
             )
         hashes = known("sev-guest-kernel-hashes")
         if security.kernel_hashes is not None and not hashes:
             raise error.unsupported(
-                "SEV measured direct kernel boot is not supported with this QEMU binary", security.node
+                "SEV measured direct kernel boot is not supported with this QEMU binary",
+                security.node,
+                "QEMU 6.2 or newer",
             )
     elif kind == "sev-snp":
         if not known("sev-snp-guest"):
             raise error.unsupported(
-                "'sev-snp' launch security is not supported with this QEMU binary", security.node
+                "'sev-snp' launch security is not supported with this QEMU binary",
+                security.node,
+                "a QEMU and a host that have it",
             )
     elif not (known("s390-pv-guest") and d.board.is_s390):
         raise error.unsupported(
-            "'s390-pv' launch security is not supported with this QEMU binary", security.node
+            "'s390-pv' launch security is not supported with this QEMU binary",
+            security.node,
+            "a QEMU and a host that have it",
         )
 
 

@@ -133,14 +133,14 @@ def _check_date(bios: Table) -> None:
 def _check_files(sysinfo: Sysinfo) -> None:
     for entry in sysinfo.entries:
         if not entry.name:
-            raise error.xml("Firmware entry is missing 'name' attribute", entry.node)
+            raise error.xml("Firmware entry is missing 'name' attribute", entry.node, "name='opt/…'")
         if bool(entry.value) == bool(entry.file):
             problem = (
                 "can't have both value and file"
                 if entry.value
                 else "must have either value or 'file' attribute"
             )
-            raise error.xml(f"Firmware entry {problem}", entry.node)
+            raise error.xml(f"Firmware entry {problem}", entry.node, "a value, or file='…'")
 
 
 # -- options -----------------------------------------------------------------------------------
@@ -179,7 +179,9 @@ def _tables(b: Build, sysinfo: Sysinfo) -> Iterator[Option]:
     boards = sysinfo.base_boards
     if len(boards) > 1:
         raise error.unsupported(
-            "qemu does not support more than one entry to Type 2 in SMBIOS table", boards[1].node
+            "qemu does not support more than one entry to Type 2 in SMBIOS table",
+            boards[1].node,
+            "one <baseBoard>",
         )
     for board in boards:
         values = {"manufacturer": "", **_values(board, "baseBoard")}

@@ -187,7 +187,7 @@ def check_limits(d: Define) -> None:
     """Memory limits that QEMU knows."""
     limits = d.domain.memtune
     if limits is not None and limits.min_guarantee:
-        raise error.unsupported("Parameter 'min_guarantee' not supported by QEMU.", limits.node)
+        raise error.unsupported("Parameter 'min_guarantee' not supported by QEMU.", limits.node, "drop it")
 
 
 def check_tune(d: Define) -> None:
@@ -196,11 +196,13 @@ def check_tune(d: Define) -> None:
     resource = domain.resource
     if resource is not None and resource.partition is not None and not resource.partition.startswith("/"):
         raise error.unsupported(
-            f"Resource partition '{resource.partition}' must start with '/'", resource.node
+            f"Resource partition '{resource.partition}' must start with '/'",
+            resource.node,
+            "an absolute path: /machine/production",
         )
     ids = domain.idmap
     if ids is not None and bool(ids.users) != bool(ids.groups):
-        raise error.unsupported("uid and gid should be mapped both", ids.node)
+        raise error.unsupported("uid and gid should be mapped both", ids.node, "a <uid> and a <gid>")
 
 
 def check_power(d: Define) -> None:

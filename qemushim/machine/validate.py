@@ -29,7 +29,7 @@ def check_genid(d: Define) -> None:
     """A generation id needs a device that tells it."""
     genid = d.domain.node.child("genid")
     if genid is not None and not d.emulator.has_device("vmgenid"):
-        raise error.unsupported("this QEMU does not support the 'genid' capability", genid)
+        raise error.unsupported("this QEMU does not support the 'genid' capability", genid, "drop <genid>")
 
 
 #: guest-wide, before the devices

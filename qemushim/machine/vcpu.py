@@ -218,11 +218,11 @@ def _check_states(vcpus: Vcpus) -> None:
     """vCPU 0 is there first and stays; those that stay come before those that may go."""
     first, *_ = states = vcpus.vcpus
     if not first.enabled:
-        raise error.xml("vCPU0 can't be offline", first.node)
+        raise error.xml("vCPU0 can't be offline", first.node, "enabled='yes'")
     if first.hotpluggable:
-        raise error.xml("vCPU0 can't be hotpluggable", first.node)
+        raise error.xml("vCPU0 can't be hotpluggable", first.node, "hotpluggable='no'")
     if first.order not in (None, 0, 1):
-        raise error.xml("vCPU0 must be enabled first", first.node)
+        raise error.xml("vCPU0 must be enabled first", first.node, "order='1'")
     ordered = [state for state in states if state.order]
     if not ordered:
         return
@@ -231,18 +231,22 @@ def _check_states(vcpus: Vcpus) -> None:
         if not state.enabled:
             if not state.hotpluggable:
                 message = f"vcpu '{state.id}' is both offline and not hotpluggable"
-                raise error.xml(message, state.node)
+                raise error.xml(message, state.node, "enabled='yes', or hotpluggable='yes'")
             continue
         if not state.order:
-            raise error.xml("all vcpus must have either set or unset order", state.node)
+            raise error.xml(
+                "all vcpus must have either set or unset order", state.node, "order= for all, or for none"
+            )
         if state.order in seen or state.order > len(states):
-            raise error.xml(f"vcpu order '{state.order}' is invalid or not unique", state.node)
+            raise error.xml(
+                f"vcpu order '{state.order}' is invalid or not unique", state.node, "1, 2, 3, … each once"
+            )
         seen.add(state.order)
     last_fixed = max((s.order or 0 for s in ordered if not s.hotpluggable), default=0)
     first_loose = min((s.order or 0 for s in ordered if s.hotpluggable), default=last_fixed + 1)
     if first_loose < last_fixed:
         message = "online non-hotpluggable vcpus need to be ordered prior to hotplugable vcpus"
-        raise error.xml(message, vcpus.node)
+        raise error.xml(message, vcpus.node, "enabled='yes', or hotpluggable='yes'")
 
 
 def _complete_iothreads(domain: Domain) -> None:
@@ -251,7 +255,7 @@ def _complete_iothreads(domain: Domain) -> None:
     seen = set()
     for thread in threads:
         if thread.id in seen:
-            raise error.xml(f"duplicate iothread id '{thread.id}' found", thread.node)
+            raise error.xml(f"duplicate iothread id '{thread.id}' found", thread.node, "each id once")
         seen.add(thread.id)
     if not ids:
         domain.node.discard("iothreads")
@@ -294,9 +298,11 @@ def _check_topology(d: Define, maximum: int) -> None:
         hint = f"the topology has {product} vCPUs, <vcpu> {maximum}"
         raise error.unsupported(message, cpu.node.child("topology"), hint)
     if dies != 1 and not has_dies(d):
-        raise error.unsupported("Only 1 die per socket is supported", cpu.node.child("topology"))
+        raise error.unsupported("Only 1 die per socket is supported", cpu.node.child("topology"), "dies='1'")
     if clusters != 1 and not has_clusters(d):
-        raise error.unsupported("Only 1 cluster per die is supported", cpu.node.child("topology"))
+        raise error.unsupported(
+            "Only 1 cluster per die is supported", cpu.node.child("topology"), "clusters='1'"
+        )
 
 
 def _check_granularity(d: Define) -> None:
