@@ -292,9 +292,6 @@ def read_console(line: Line, argument: Argument) -> None:
             serial_place(line, bag, node)
         else:
             place(line, bag, node) if bag.has("devno") else None
-    if not is_serial and _CONSOLES[driver] == "virtio" and not line.buses.has_serial:
-        # the first console of a guest would be taken for its serial port
-        pass
     line.finish(bag, node, argument, source)
 
 

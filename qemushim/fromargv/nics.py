@@ -285,10 +285,9 @@ _CARD_KEYS = {"macaddr": "mac", "mac": "mac", "addr": "addr", "bootindex": "boot
 def read_nics(line: Line) -> None:
     """``-nic``, ``-net nic`` with ``-net user`` and the like; where none is given QEMU has a card of its own."""
     given = line.all("-nic", "-net", "-netdev")
-    cards = [a for a in line.all("-device") if is_card(a.bag.peek("driver") or "")]
     line.read_each("-nic", _read_nic)
     _read_net(line)
-    if line.has_defaults and not given and not cards and line.board.is_x86:
+    if line.has_defaults and not given and _usual_card(line):
         _default_card(line)
 
 
@@ -297,7 +296,8 @@ def _default_card(line: Line) -> None:
     node = Node("interface", {"type": "user"})
     put(node, "mac/@address", line.buses.generated_mac())
     put(node, "model/@type", model or None)
-    line.buses.wait_for_slot(node, rank=1)
+    if line.board.is_x86 or line.board.is_arm_virt:
+        line.buses.wait_for_slot(node, rank=1)
     line.add(node)
     line.note("read", f"QEMU has a network card where none is named: {model}, with user networking")
 
@@ -318,9 +318,13 @@ def _usual_card(line: Line) -> str:
     """The card that a machine has where none is named; ``""``: its QEMU decides."""
     if line.dialect.old:
         return ""
-    if not line.board.is_x86:
-        return "virtio"
-    return "e1000e" if line.board.is_q35 else "e1000"
+    board = line.board
+    if board.is_pseries:
+        return "spapr-vlan"
+    if board.is_x86 and board.machine != "microvm":
+        return "e1000e" if board.is_q35 else "e1000"
+    has_one = board.is_arm_virt or board.is_riscv_virt or board.is_loongarch_virt or board.is_ccw
+    return "virtio" if has_one else ""
 
 
 def _take_card(line: Line, bag: Bag) -> dict[str, str]:

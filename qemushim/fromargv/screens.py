@@ -26,11 +26,14 @@ def read_graphics(line: Line) -> None:
         line.read_one(argument, _vnc)
     for argument in line.all("-spice"):
         line.read_one(argument, _spice)
-    hidden = line.given("-nographic") | line.given("-curses")
+    # who looks from elsewhere needs no window
+    hidden = bool(line.every("-nographic", "-curses", "-vnc", "-spice"))
+    for flag in ("-nographic", "-curses"):
+        line.given(flag)
     if line.given("-sdl"):
         _sdl(line, None)
     for argument in line.all("-display"):
-        kind = argument.bag.peek("type") or ""
+        kind = argument.bag.peek("type") or ("vnc" if argument.bag.has("vnc") else "")
         if kind in ("none", "curses"):
             hidden = True
             line.use(argument)
