@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
+from inspect import getfile
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,20 @@ def test_python(
             pytest.importorskip("distributed")
         exec(compile(block, str(page), "exec"), {})
         assert capsys.readouterr().out or list(tmp_path.glob("*.html"))
+
+
+def test_every_name_of_the_library_page_is_there() -> None:
+    page = (ROOT / "docs" / "library.md").read_text()
+    names = re.findall(r"`(qemushim(?:\.\w+)+)`", page)
+    assert len(names) > 20
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(module), attribute), name
+    for row in re.findall(r"^\| `(qemushim\.\w+)` \| (.*) \|$", page, re.MULTILINE):
+        source = Path(getfile(getattr(import_module("qemushim"), row[0].partition(".")[2]))).read_text()
+        for attribute in re.findall(r"`(\w+)`", row[1]):
+            assert re.search(rf"\b{attribute}\b", source), (row, attribute)
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (ROOT / "qemushim" / "py.typed").is_file()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ROOT
 
 pytest_plugins = ["pytester"]
 
@@ -130,3 +134,24 @@ def test_nothing_is_loaded_before_it_is_needed() -> None:
         "assert 'lxml' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_the_page_as_pasted(pytester: pytest.Pytester) -> None:
+    """The settings, the words and the test that docs/pytest.md shows, in a project made of nothing else."""
+    page = (ROOT / "docs" / "pytest.md").read_text()
+    settings = page.partition("$ cat pyproject.toml\n")[2].partition("$ ")[0]
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    if not entry_points(group="pytest11", name="qemushim"):
+        settings += "addopts = '-p qemushim.pytest_plugin'\n"
+    pytester.makefile(".toml", pyproject=settings)
+    guests = pytester.mkdir("tests") / "guests"
+    guests.mkdir()
+    shutil.copy(ROOT / "examples" / "web-server.xml", guests / "web.xml")
+    (guests.parent / "test_ours.py").write_text(example)
+    run(pytester, "--qemushim-update").assert_outcomes(passed=6)
+    promised = re.search(r"--qemushim-update +# writes ([^:\n]*):", page)
+    assert promised is not None
+    assert {path.name for path in guests.iterdir()} == {"web.xml", *promised[1].split(", ")}
+    result = run(pytester, "-v")
+    result.assert_outcomes(passed=6)
+    result.stdout.fnmatch_lines(["*web.xml::argv?7.2? PASSED*", "*test_disks_are_virtio?10.0? PASSED*"])
