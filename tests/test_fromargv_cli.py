@@ -131,6 +131,11 @@ def test_no_sizes(text: str) -> None:
         ("qemu-system-x86_64 -set device.x.y=1", "there is no -device with id=x"),
         ("qemu-system-aarch64 -m 1G", "no default machine type"),
         ("qemu-system-x86_64 -device virtio-rng-pci,addr=0x99", "slots are 0 to 0x1f"),
+        (
+            "qemu-system-x86_64 -name a\x01b",
+            "word 3 of the command has a character that no document can hold: U+0001",
+        ),
+        ("qemu-system-x86_64 -name a\udcffb", "U+DCFF"),
     ],
 )
 def test_mistakes_are_told(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -143,10 +144,27 @@ class Arguments:
 def arguments_of(words: Words, file: str = "") -> Arguments:
     """Take a command apart.  Raises ``ConfigError`` where there is no QEMU in it, or an option lacks its value."""
     found = words.words
+    for number, word in enumerate(found):
+        _check_characters(word, number, file)
     environment: dict[str, str] = {}
     notes = list(words.notes)
     at = _find_emulator(found, environment, notes, file)
     return Arguments(environment, found[at].text, list(_arguments(found, at)), notes)
+
+
+#: what an XML document can not hold, escaped or not: https://www.w3.org/TR/xml/#charsets
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def _check_characters(word: Word, number: int, file: str) -> None:
+    """Raise ``ConfigError`` where a word could not be written into a document."""
+    strange = _NOT_XML.search(word.text)
+    if strange is not None:
+        raise ConfigError(
+            f"word {number + 1} of the command has a character that no document can hold: U+{ord(strange[0]):04X}",
+            file=file,
+            line=word.line,
+        )
 
 
 def _find_emulator(

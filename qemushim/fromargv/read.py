@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qemushim.devices.watchdog import ACTIONS
 from qemushim.document.node import Node
 from qemushim.errors import ConfigError
 from qemushim.fromargv import (
@@ -123,8 +124,11 @@ def _read_devices(line: Line, host: Host) -> None:
     places.read_zpci(line)
     sound.read_audio(line)
     action = line.last("-watchdog-action")
-    if action is not None:
-        line.chipset.watchdog_action = action.text or "reset"
+    if action is not None and action.text in ACTIONS:
+        line.chipset.watchdog_action = action.text
+    elif action is not None:
+        action.read = False
+        line.reasons[id(action)] = "no action of a watchdog's"
     chardevs.read_ports(line)
     memory.read_enclaves(line, host)
     nics.read_nics(line)
