@@ -211,6 +211,26 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(set(guest) == keys for guest in data["guests"])
 
 
+def test_the_old_qemu_and_the_new_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["audit", str(folder / "0.xml"), "--json", "--qemu"]
+    assert main([*words, "7.2", "--qemu", "10.0"]) == 0
+    twice = json.loads(capsys.readouterr().out)
+    assert (twice["guests"][0]["old"], twice["guests"][0]["new"]) == ("7.2.0", "10.0.0")
+    assert main([*words, "10.0", "--from", "7.2"]) == 0
+    assert json.loads(capsys.readouterr().out) == twice
+    with pytest.raises(SystemExit):
+        main([*words, "7.2", "--qemu", "10.0", "--from", "6.2"])
+
+
+def test_a_place_that_is_not_there_is_told_before_anything_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", str(folder), str(folder / "none.xml"), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "none.xml" in json.loads(captured.err)["problems"][0]["file"]
+
+
 def test_nothing_to_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", str(tmp_path)]) == 1
     assert "no domain document in" in capsys.readouterr().err

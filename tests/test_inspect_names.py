@@ -198,6 +198,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert main(["names", OLD_NIC, "--machine", "pc-q35-6.2"]) == 1
     assert "renamed" in capsys.readouterr().out
     assert main(["names", OLD_NIC, "--qemu", "7.2", "--qemu", "10.0"]) == 0
+    assert main(["names", OLD_NIC, "--machine", "pc-q35-6.2", "--machine", "pc-q35-7.2"]) == 0
     new = tmp_path / "new.xml"
     new.write_text(Path(OLD_NIC).read_text().replace("pc-q35-6.0", "pc-q35-6.2"))
     assert main(["names", OLD_NIC, str(new)]) == 1

@@ -50,15 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--qemu",
         metavar="VERSION|PATH|SNAPSHOT",
-        default="latest",
-        help="the new QEMU (default: the newest known)",
+        action="append",
+        dest="qemus",
+        default=[],
+        help="the new QEMU (default: the newest known); twice: the old one and the new one",
     )
     parser.add_argument(
         "--from",
         dest="old",
         metavar="VERSION|PATH|SNAPSHOT",
         default="",
-        help="the old QEMU (default: for each guest the one of its machine type's version)",
+        help="the old QEMU, as --qemu given twice (default: for each guest the one of its machine type's version)",
     )
     parser.add_argument(
         "--arch", metavar="ARCH", default="x86_64", help="where a document names none (default: x86_64)"
@@ -77,6 +79,10 @@ def run(options: argparse.Namespace) -> int:
 
     if options.jobs is not None and options.jobs < 1:
         options.usage_error("--jobs takes a number from 1")
+    if len(options.qemus) > (1 if options.old else 2):
+        options.usage_error("--qemu is for the old and the new one, not more")
+    options.qemu = (options.qemus or ["latest"])[-1]
+    options.old = options.old or (options.qemus[0] if len(options.qemus) > 1 else "")
     _check_emulators(options)
     if options.html is not None:
         check_writable(options.html)

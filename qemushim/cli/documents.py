@@ -35,9 +35,14 @@ def documents(place: str) -> Iterator[tuple[str, bytes]]:
 
 
 def how_many(place: str) -> int:
-    """How many documents that may be, without reading one; of a connection 0: it is not asked for that."""
+    """How many documents that may be, without reading one; of a connection 0: it is not asked for that.
+
+    Raises ``ConfigError`` where there is no such place.
+    """
     if _URI.fullmatch(place):
         return 0
+    if not os.path.exists(place):
+        raise ConfigError("cannot read the document: No such file or directory", file=place)
     return sum(name.endswith(".xml") for name in os.listdir(place)) if os.path.isdir(place) else 1
 
 

@@ -48,7 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "zsh": "_files",
         "tcsh": "f",
     }
-    parser.add_argument("--machine", metavar="MACHINE", help="the machine type after a change")
+    parser.add_argument(
+        "--machine",
+        metavar="TYPE",
+        action="append",
+        default=[],
+        help="the machine type after a change; twice: before and after it",
+    )
     parser.add_argument(
         "--qemu",
         metavar="VERSION|PATH|SNAPSHOT",
@@ -65,14 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.new is not None and options.machine is not None:
+    if options.new is not None and options.machine:
         options.usage_error("NEW and --machine do not go together")
-    if len(options.qemu) > 2:
-        options.usage_error("--qemu is for before and after, not more")
+    if max(len(options.qemu), len(options.machine)) > 2:
+        options.usage_error("--qemu and --machine are for before and after, not more")
     qemus = options.qemu or ["latest"]
     guest = read_document(options.file)
+    if len(options.machine) == 2:
+        guest.domain.node.ensure("os/type").set("machine", options.machine[0])
     old = _survey(guest, options, qemus[0])
-    if options.new is None and options.machine is None and len(qemus) == 1:
+    if options.new is None and not options.machine and len(qemus) == 1:
         found = names(old)
         _dump(names_data(found)) if options.format == "json" else _show(found)
         return 0
@@ -98,7 +106,7 @@ def _survey(guest: Guest, options: argparse.Namespace, qemu: str) -> Survey:
 def _changed(guest: Guest, old: Survey, options: argparse.Namespace, qemu: str) -> Survey:
     """The same guest, defined already, on another machine type or QEMU."""
     emulator, host = _side(guest, options, qemu)
-    machine = options.machine or old.domain.machine_type
+    machine = options.machine[-1] if options.machine else old.domain.machine_type
     twin, moved = other_machine(guest, old.guest, machine, emulator, host)
     if moved:
         note(f"{machine} has other buses: every address is given anew")
