@@ -45,14 +45,15 @@ NEEDED = {
     "cli": "argv common",
     "command": "command layout option",
     "devices": "address alias audio base block_image block_limits block_nodes block_protocols block_secrets "
-    "block_volume bootindex chardev charsource controller controller_check disk disk_check disk_frontend disks_together export "
-    "graphics graphics_kind graphics_spice input interface interface_check label membackend memballoon netdev pairing "
-    "placement prepare sharedmem storage storage_check storage_define video watchdog",
+    "block_volume bootindex chardev charsource controller controller_check disk disk_check disk_frontend "
+    "disks_together export graphics graphics_kind graphics_spice input interface interface_check label "
+    "membackend memballoon netdev pairing placement prepare sharedmem storage storage_check "
+    "storage_define video watchdog",
     "document": "fields item node parse sizes units writer",
     "emulator": "bundled model snapshot",
     "machine": "boot clock consoles cpu cpudecode cpuhost cpumap cpunames cpuoption cpustart cputune domain "
-    "environment features firmware identity implicit interconnect machine memory misc namespace numa order pluggable "
-    "security smbios throttle tune validate vcpu",
+    "environment features firmware identity implicit interconnect machine memory misc namespace numa "
+    "order pluggable security smbios throttle tune validate vcpu",
 }
 #: of Python and of others: what is large, and loaded only where it is needed
 LARGE = {
