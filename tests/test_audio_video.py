@@ -73,18 +73,17 @@ def test_the_hosts_administrator_may_let_the_host_decide() -> None:
 
 def test_settings_count_only_where_they_are_fixed() -> None:
     xml = (
-        "<audio id='3' type='jack'><input fixedSettings='{}' voices='2' clientName='x'>"
+        "<audio id='3' type='jack'><input mixingEngine='yes' fixedSettings='{}' voices='2' clientName='x'>"
         "<settings frequency='8000' channels='1' format='u8'/></input><output/></audio>"
     )
     fixed = json.loads(options(xml.format("yes"), "-audiodev")[0])
     assert list(fixed) == ["id", "driver", "in"]
     assert fixed["id"] == "audio3"
     assert list(fixed["in"]) == [
-        "fixed-settings", "voices", "frequency", "channels", "format", "client-name",
+        "mixing-engine", "fixed-settings", "voices", "frequency", "channels", "format", "client-name",
     ]  # fmt: skip
-    assert list(json.loads(options(xml.format("no"), "-audiodev")[0])["in"]) == [
-        "fixed-settings", "voices", "client-name",
-    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="audio settings specified without fixed settings flag"):
+        options(xml.format("no"), "-audiodev")
 
 
 @pytest.mark.parametrize(

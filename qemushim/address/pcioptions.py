@@ -115,7 +115,7 @@ def _complete_expander(d: Define, controller: Device, lowest: int) -> int:
     numa = d.domain.node.find("cpu/numa")
     cells = len(numa.all("cell")) if numa is not None else 0
     node = target.value("node")
-    if node is not None and parse_integer(node) >= cells:
+    if node and parse_integer(node) >= cells:
         raise error.xml(
             f"{controller.node.get('model')} with index {index} is configured for a NUMA node ({node}) "
             f"not present in the domain's <cpu><numa> array ({cells})",

@@ -222,6 +222,10 @@ class Audio(Device):
             raise error.unsupported(
                 "Spice audio is not supported without spice graphics", self.node, "type='none'"
             )
+        own = self.own
+        for stream in (own.input, own.output):
+            if stream is not None:
+                _check_settings(stream)
 
     def options(self, b: Build) -> Iterator[Option]:
         if not names_backends(b):
@@ -256,6 +260,17 @@ class Audio(Device):
             folder = own.runtime_dir or next((given[n] for n in _PIPEWIRE_FOLDERS if n in given), "")
             return {**found, "PIPEWIRE_RUNTIME_DIR": folder} if folder else found
         return {}
+
+
+def _check_settings(stream: Stream) -> None:
+    """Settings count where they are fixed, which they are by the mixing engine.  Raises ``ConfigError``."""
+    settings = stream.node.child("settings")
+    if settings is not None and not stream.fixed_settings:
+        message = "audio settings specified without fixed settings flag"
+        raise error.unsupported(message, settings, "fixedSettings='yes'")
+    if stream.fixed_settings and not stream.mixing_engine:
+        message = "fixed audio settings requires mixing engine"
+        raise error.unsupported(message, stream.node, "mixingEngine='yes'")
 
 
 #: where PipeWire's socket is looked for, first of them that is set
@@ -402,13 +417,20 @@ class Sound(Device):
     tail = Tail()
     driver = One("driver", VirtioDriver)
 
+    @classmethod
+    def schema_for(cls, node: Node) -> Schema:
+        """What only other models have is not looked at."""
+        model = node.get("model") or ""
+        own = {"codecs": model in _HDA, "multichannel": model == "usb", "streams": model == "virtio"}
+        return cls.only(*(name for name in cls.fields if own.get(name, True)))
+
     def complete(self, d: Define) -> None:
         if self.model not in _HDA:
             self.node.discard("codec")
         if self.model != "usb":
-            self.multichannel = None
+            self.node.drop("multichannel")
         if self.model != "virtio":
-            self.streams = None
+            self.node.drop("streams")
             self.node.discard("driver")
         elif not self.streams:
             self.streams = 2

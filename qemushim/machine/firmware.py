@@ -181,6 +181,8 @@ def select_firmware(d: Define) -> None:
     os = d.domain.os
     if os is None:
         return
+    if os.firmware == "":
+        os.firmware = None
     if not d.update and not d.start:
         _keep_compatible(os)
     try:
