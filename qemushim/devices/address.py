@@ -129,6 +129,8 @@ class _UsbPort(Text["str | None"]):
         ports = raw.split(".")
         if len(ports) > USB_DEPTH or not all(port.isascii() and port.isdigit() for port in ports):
             raise ValueError(raw)
+        if any(parse_unsigned(port) >> 32 for port in ports):
+            raise ValueError(raw)
         return raw
 
     def wrong(self, raw: str, place: Node) -> ConfigError:

@@ -135,8 +135,8 @@ class _Builder:
                 # the element goes by another name from here on, which it has to declare
                 attrib["xmlns:qemu"] = QEMU_NAMESPACE
             return QEMU_PREFIX + local
-        # somebody else's element: kept as it is, and never mistaken for ours
-        return tag if prefix + ":" != QEMU_PREFIX or uri is None else f"{{{uri}}}{local}"
+        # somebody else's element, or nobody's: kept as it is, and never mistaken for ours
+        return tag if prefix + ":" != QEMU_PREFIX else f"{{{uri or ''}}}{local}"
 
     def end(self, _tag: str) -> None:
         if self.words:
