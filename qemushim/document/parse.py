@@ -177,7 +177,7 @@ def parse(text: str | bytes, file: str = "") -> Node:
     builder = _Builder(
         file,
         "utf-8" if isinstance(text, str) else None,
-        plain=isinstance(text, str) and "xmlns" not in text,
+        plain=isinstance(text, str) and not ("xmlns" in text or QEMU_PREFIX in text),
         short=len(data) <= MAX_VALUE,
     )
     try:

@@ -108,6 +108,8 @@ def complete_loader(d: Define) -> None:
         source = nvram.source.node
         name = source.get("name")
         complete_source(source, nvram.type or "file")
+        # the path of the file, of older documents, where a source says it
+        nvram.node.text = ""
         if name is not None:
             # the LUN of an iSCSI server stays unsaid here
             source.set("name", name)
