@@ -68,7 +68,7 @@ Step = Callable[[Define], None]
 
 def check_documents(d: Define) -> None:
     """What is wrong with a device whatever the machine and the emulator are."""
-    for device in d.domain.every():
+    for device in d.domain.as_read():
         device.check_document(d)
 
 

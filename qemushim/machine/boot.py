@@ -119,6 +119,8 @@ def complete_boot(d: Define) -> None:
     """Boot order and its default."""
     os = d.domain.os
     assert os is not None, "a domain has an operating system"
+    if os.smbios == "none":
+        os.smbios = None
     if os.menu is not True:
         os.menu_timeout = None
         if os.menu is None:

@@ -208,8 +208,6 @@ def _check_element(cpu: Cpu) -> None:
     """What libvirt refuses when it reads the element."""
     node = cpu.node
     if not cpu.chosen:
-        if cpu.match is not None:
-            raise error.xml("Missing CPU model name", node, "add <model>NAME</model>")
         if cpu.vendor:
             raise error.xml("CPU vendor specified without CPU model", node, "add <model>NAME</model>")
         if node.child("feature") is not None:

@@ -157,6 +157,10 @@ def complete_cputune(d: Define) -> None:
         _drop_priority(emulator)
     for share in (share for item in tune.cachetunes for share in item.caches):
         _write_pretty(share.node)
+    # of vCPUs that are given nothing there is nothing to say
+    tune.node.children = [
+        node for node in tune.node.children if node.tag not in ("cachetune", "memorytune") or node.children
+    ]
 
 
 def _check_bandwidth(tune: Cputune) -> None:
@@ -181,11 +185,13 @@ def _vcpu_pins(tune: Cputune, maximum: int) -> list[Node]:
     found: dict[int, Node] = {}
     for pin in tune.vcpupins:
         number = pin.vcpu or 0
+        if number >= maximum:
+            continue
         if number in found:
             raise error.internal(f"duplicate vcpupin for vcpu '{number}'", pin.node, "keep one")
         _check_cpuset(pin.node)
         found[number] = pin.node
-    return [found[number] for number in sorted(found) if number < maximum]
+    return [found[number] for number in sorted(found)]
 
 
 def _iothread_pins(tune: Cputune, ids: list[int]) -> list[Node]:
@@ -194,7 +200,9 @@ def _iothread_pins(tune: Cputune, ids: list[int]) -> list[Node]:
     for pin in tune.iothreadpins:
         number = pin.iothread or 0
         if number not in ids:
-            raise error.xml(f"Cannot find 'iothread' : {number}", pin.node, "<iothreads>N</iothreads>")
+            raise error.unsupported(
+                f"Cannot find 'iothread' : {number}", pin.node, "<iothreads>N</iothreads>"
+            )
         if number in found:
             raise error.internal(f"duplicate iothreadpin for same iothread '{number}'", pin.node, "keep one")
         _check_cpuset(pin.node)

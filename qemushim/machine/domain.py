@@ -27,7 +27,7 @@ from qemushim.document.item import Item, Schema, check
 from qemushim.document.node import COMMENT, Node
 from qemushim.document.sizes import Size
 from qemushim.document.writer import write
-from qemushim.errors import error
+from qemushim.errors import ConfigError, error
 from qemushim.machine.boot import Os
 from qemushim.machine.clock import CRASH, LIFECYCLE, LOCKFAILURE, Action, Clock
 from qemushim.machine.cpu import Cpu
@@ -64,6 +64,40 @@ DEVICE_ORDER = (
     *("nvram", "hub", "shmem", "tpm", "panic", "memory", "redirdev", "iommu"),
     *("vsock", "crypto", "pstore", "graphics", "audio", "lease", "redirfilter"),
 )
+
+
+#: tags in the order in which libvirt reads them: of several mistakes the one that it comes to first is told
+READING_ORDER = (
+    *(
+        "name",
+        "uuid",
+        "genid",
+        "os",
+        "title",
+        "description",
+        "seclabel",
+        "memory",
+        "maxMemory",
+        "currentMemory",
+    ),
+    *("memoryBacking", "blkiotune", "memtune", "vcpu", "vcpus", "iothreads", "iothreadids"),
+    *("defaultiothread", "cputune", "cpu", "numatune", "resource", "features", "on_poweroff", "on_reboot"),
+    *("on_crash", "on_lockfailure", "pm", "perf", "clock", "throttlegroups", "devices"),
+)
+READING_DEVICES = (
+    *("disk", "controller", "lease", "filesystem", "interface", "smartcard", "parallel", "serial", "console"),
+    *("channel", "input", "graphics", "sound", "audio", "video", "hostdev", "watchdog", "memballoon", "rng"),
+    *("crypto", "tpm", "nvram", "hub", "redirdev", "redirfilter", "panic", "shmem", "memory", "iommu"),
+    *("vsock", "pstore"),
+)
+
+
+def _as_read(node: Node, order: tuple[str, ...]) -> Node:
+    """The element with its children in the order in which libvirt reads them."""
+    place = {tag: number for number, tag in enumerate(order)}
+    sorted_ = Node(node.tag, node.attrib, text=node.text, line=node.line)
+    sorted_.children = sorted(node.children, key=lambda child: place.get(child.tag, len(place)))
+    return sorted_
 
 
 class Devices(Item):
@@ -212,6 +246,11 @@ class Domain(Item):
             if listed:
                 yield from tuple(listed)
 
+    def as_read(self) -> Iterator[Device]:
+        """Every device, kind by kind in the order in which libvirt reads them."""
+        for tag in READING_DEVICES:
+            yield from self.lists[tag]
+
     def add(self, kind: Kind[D], attrib: dict[str, str] | None = None, *, first: bool = False) -> D:
         """A new device, at the place among its kind where libvirt would put it."""
         node = Node(kind.tag, attrib or {})
@@ -246,8 +285,17 @@ class Domain(Item):
     # -- text ------------------------------------------------------------
 
     def check_fields(self) -> None:
-        """Every declared value once.  Raises ``ConfigError`` at the first that is wrong."""
-        check(self.node, self.schema)
+        """Every declared value once.  Raises ``ConfigError`` at the first that libvirt would find wrong."""
+        try:
+            check(self.node, self.schema)
+        except ConfigError:
+            root = _as_read(self.node, READING_ORDER)
+            root.children = [
+                _as_read(child, READING_DEVICES) if child.tag == "devices" else child
+                for child in root.children
+            ]
+            check(root, self.schema)
+            raise
 
     def to_xml(self, *, live: bool = False) -> str:
         """In libvirt's writing style; ``live``: with what the guest has only while it runs."""
