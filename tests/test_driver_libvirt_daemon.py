@@ -215,6 +215,32 @@ def test_no_room_says_what_is_full(connection: Any, image: Callable[[str], str])
     assert places(domain, CONFIG)["interface 52:54:00:00:02:02"] not in ("", *places(domain, 0).values())
 
 
+NUMA = """<maxMemory slots='1' unit='GiB'>4</maxMemory><cpu><numa><cell id='0' cpus='0' memory='65536'/></numa></cpu>"""
+DIMM = "<memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>"
+CHANNEL = "<channel type='unix'><target type='virtio' name='org.example.{}'/></channel>"
+
+
+def test_no_room_of_other_kinds(connection: Any, image: Callable[[str], str]) -> None:
+    """Ports of USB, slots of memory, and controllers that no running guest can be given."""
+    text = document(image("vda"), "pc").replace("<memory unit", f"{NUMA}<memory unit")
+    domain = connection.defineXML(re.sub("type='kvm'", "type='qemu'", text))
+    domain.create()
+
+    def fill(devices: list[str]) -> None:
+        for device in devices:
+            domain.attachDeviceFlags(device, BOTH)
+
+    disks = [image(f"sd{letter}").replace("virtio", "usb") for letter in "abc"]
+    for devices, words in (
+        (disks, "full: bus 0: 2 of 2 ports in use: 1, 2; add <controller type='usb' model='qemu-xhci'/>"),
+        ([DIMM, DIMM], "failed to find an empty memory slot for memory dimm; full: .*; add more slots"),
+        ([CHANNEL.format(0)], "no virtio-serial controller .*; add <controller type='virtio-serial'/>"),
+    ):
+        with pytest.raises(qemushim.AddressError, match=words):
+            fill(devices)
+        assert places(domain, CONFIG) == places(domain, 0)
+
+
 def test_detach_and_update_leave_the_rest(connection: Any, image: Callable[[str], str]) -> None:
     usb = [image(name).replace("virtio", "usb") for name in ("sda", "sdb", "sdc")]
     domain = connection.defineXML(document("".join([image("vda"), nic(1), *usb]), "pc"))

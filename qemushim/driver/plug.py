@@ -195,6 +195,7 @@ def join_live(
     missing = [c for c in domain.lists["controller"] if id(c.node) not in known and c is not device]
     for new in (*missing, device):
         domain.remove(new)
+    _require_known_controllers(device, missing)
     for controller in missing:
         _place_like(controller, like)
     for new in (*missing, device):
@@ -205,6 +206,20 @@ def join_live(
         domain.adopt(new.node)
     device.check(d)
     return [*missing, device]
+
+
+def _require_known_controllers(device: Device, missing: Sequence[Device]) -> None:
+    """Of controllers a running guest can be given only those of SCSI disks."""
+    for controller in missing:
+        kind = controller.node.get("type") or ""
+        if kind != "scsi":
+            more = _MORE.get(kind, f"<controller type='{kind}'/>")
+            raise AddressError(
+                f"operation failed: the running guest has no {kind} controller with a place for {describe(device)}, "
+                f"and can not be given one; add {more} to the stored definition and start the guest anew",
+                element=device.node,
+                hint="VIR_DOMAIN_AFFECT_CONFIG adds the controller by itself",
+            )
 
 
 def _seat(device: Device, d: Define, beside: Sequence[Device]) -> None:
@@ -252,7 +267,7 @@ _WORDS = (
     ("No more available PCI slots", "pci"),
     ("No free USB ports", "usb"),
     ("virtio-serial port", "virtio-serial"),
-    ("memory module slot", "dimm"),
+    ("empty memory slot", "dimm"),
     ("SCSI", "drive"),
 )
 
