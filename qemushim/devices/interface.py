@@ -432,6 +432,9 @@ class Interface(Device):
         kept = _SOURCE_ATTRIBUTES.get(kind, ()) if kind != "user" or self.backend == "passt" else ()
         source.attrib = {name: value for name, value in source.attrib.items() if name in kept}
         source.children = [child for child in source.children if child.tag in _SOURCE_CHILDREN.get(kind, ())]
+        if kind == "vds":
+            for name in ("portid", "connectionid"):
+                source.attrib.setdefault(name, "0")
         if kind == "direct" and source.get("mode") is None:
             source.set("mode", "vepa")
         address = source.child("address")

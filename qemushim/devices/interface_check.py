@@ -24,7 +24,7 @@ _REQUIRED = {
     "server": ("port",),
     "udp": ("address", "port"),
     "vdpa": ("dev",),
-    "vds": ("switchid", "portid", "portgroupid", "connectionid"),
+    "vds": ("switchid",),
     "vhostuser": ("path",),
 }
 #: types that have an MTU, can be isolated from others on the bridge, have a port of a switch
@@ -55,7 +55,7 @@ def check_document(interface: Interface) -> None:
     _check_source(interface)
     if interface.port_profile is None and node.child("virtualport") is not None:
         _check_port_type(interface)
-    if model and not (model.replace("-", "").replace("_", "").isalnum() and model.isascii()):
+    if model and not (model.isascii() and model.replace("-", "a").replace("_", "a").isalnum()):
         raise error.argument("Model name contains invalid characters", node, "letters, digits, - and _")
     for ip in (*interface.ips, *interface.host_end.ips):
         _check_ip(ip)
