@@ -150,7 +150,7 @@ def test_keep_leaves_the_users_lines() -> None:
         if not file.exists() or emulator.classic or case.get("attach") or case.get("detach"):
             continue
         text = case.path.read_text()
-        kept = Guest.from_xml(text).define(emulator, Host.nominal(emulator.arch)).to_xml("keep")
+        kept = Guest.from_xml(text).define(emulator, case.host(emulator.arch)).to_xml("keep")
         comments = re.findall(r"<!--.*?-->", text, re.DOTALL)
         assert comments == re.findall(r"<!--.*?-->", kept, re.DOTALL)
         tags = iter(re.findall(r"<([\w:]+)([^>]*)>", kept))
