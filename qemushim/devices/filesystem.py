@@ -12,10 +12,10 @@ from qemushim.command.option import Option, Value
 from qemushim.devices.base import Device, virtio_properties
 from qemushim.devices.bootindex import boot_index
 from qemushim.devices.charsource import socket_chardev
+from qemushim.devices.idmap import IdRange
 from qemushim.devices.placement import address_properties, virtio_driver, zpci_options
 from qemushim.devices.sharedmem import require_shared_memory
 from qemushim.document.fields import Choice, LongPositive, Many, OnOff, Present, Text, Unsigned
-from qemushim.document.item import Item
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -39,12 +39,6 @@ class Mode(Unsigned[int | None]):
 
     def write(self, value: object) -> str:
         return f"{value:04o}"
-
-
-class IdRange(Item):
-    start = Unsigned("@start", 0)
-    target = Unsigned("@target", 0)
-    count = Unsigned("@count", 0)
 
 
 class Filesystem(Device):
@@ -113,8 +107,11 @@ class Filesystem(Device):
             node.drop("multidevs")
         ids = node.child("idmap")
         if ids is not None and not self.is_virtiofs:
-            node.remove(ids)
+            node.children = [child for child in node.children if child.tag != "idmap"]
         elif ids is not None:
+            # of several, all ranges count
+            ids.children = [one for each in node.all("idmap") for one in each.children]
+            node.children = [child for child in node.children if child.tag != "idmap" or child is ids]
             ids.children.sort(key=lambda one: (one.tag != "uid", IdRange(one).start))
 
     # -- checks ------------------------------------------------------------------------------------

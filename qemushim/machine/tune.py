@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qemushim.devices.idmap import IdRange
 from qemushim.document.fields import Choice, Many, Switch, Text, Unsigned
 from qemushim.document.item import Item
 from qemushim.document.sizes import Size
@@ -71,25 +72,6 @@ class Resource(Item):
     tag = "resource"
     partition = Text("partition")
     appid = Text("fibrechannel/@appid")
-
-
-class _Id(Unsigned[int]):
-    """One number of a range, without which it is none."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path, 0)
-        self.says(_WRONG_RANGE, "XML error").needs(_WRONG_RANGE)
-
-
-_WRONG_RANGE = "invalid idmap start/target/count settings"
-
-
-class IdRange(Item):
-    """``<uid>`` or ``<gid>``: a range of ids of the guest and where it begins on the host."""
-
-    start = _Id("@start")
-    target = _Id("@target")
-    count = _Id("@count")
 
 
 class Idmap(Item):
