@@ -36,6 +36,10 @@ def find_problems(guest: Guest, emulator: Emulator, host: Host, *, update: bool 
     return sorted(search.found, key=lambda problem: problem.line)
 
 
+#: what no guest can be without → what it is instead, to go on
+_STAND_INS = {"memory": "1048576", "name": "guest", "vcpu": "1"}
+
+
 class _Search:
     """A document that gets smaller, and what was found in it."""
 
@@ -114,7 +118,12 @@ class _Search:
         return None
 
     def take_out(self, part: Node) -> bool:
-        """Remove a part; False where it is gone already."""
+        """Remove a part, or put something right in its place; False where that is done already."""
+        if part.tag in _STAND_INS and any(child is part for child in self.root.children):
+            if part.text == _STAND_INS[part.tag]:
+                return False
+            part.attrib, part.children, part.text = {}, [], _STAND_INS[part.tag]
+            return True
         devices = self.root.child("devices")
         for parent in (devices, self.root):
             if parent is not None and any(child is part for child in parent.children):

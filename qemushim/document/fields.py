@@ -231,7 +231,7 @@ class Choice(Field[T]):
         return raw
 
     def advice(self) -> str:
-        return f"one of: {', '.join(self.values)}"
+        return f"one of: {', '.join(filter(None, self.values))}"
 
 
 class Switch(Field[T]):

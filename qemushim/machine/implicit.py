@@ -296,7 +296,13 @@ def add_implicit_controllers(d: Define) -> None:
         if highest > 0 and bus in _SINGLE:
             message = f"Only 1 {_SINGLE[bus]} controller is supported"
             raise error.internal(message, _farthest(d.domain, bus), "put more disks on SATA, SCSI or virtio")
+        given = set(map(id, d.domain.lists["controller"]))
         add(bus, range(highest + 1))
+        asks = _farthest(d.domain, bus)
+        for controller in d.domain.lists["controller"]:
+            # what is wrong with a controller that was added is said of the disk that asked for it
+            if id(controller) not in given and asks is not None:
+                controller.node.line = asks.line
     for tag in ("channel", "console"):
         ports = (port for port in d.domain.lists[tag] if port.node.value("target/@type") == "virtio")
         add("virtio-serial", (_named_controller(port, "virtio-serial") or 0 for port in ports))
