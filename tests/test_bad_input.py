@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from qemushim.errors import ConfigError
+from qemushim.guest import Guest
 from tests.conftest import ROOT
 
 DOMAIN = """<domain type='kvm'>
@@ -124,3 +126,13 @@ def test_hostile_text_can_not_play_with_the_terminal() -> None:
     done = qemushim("define", "-", stdin="<domain type='\u009b31mred'/>".encode())
     assert done.returncode == 1
     assert "\u009b" not in done.stderr.decode()
+
+
+def test_of_several_mistakes_the_one_that_is_read_first_is_told() -> None:
+    """libvirt reads disks before sound cards, and the number of vCPUs before either, wherever they stand."""
+    sound, disk = "<sound model='none'/>", "<disk type='tape'/>"
+    document = "<domain type='kvm'><devices>{}</devices>{}</domain>"
+    with pytest.raises(ConfigError, match="'type' in element 'disk': 'tape'"):
+        Guest.from_xml(document.format(sound + disk, ""))
+    with pytest.raises(ConfigError, match="maximum vcpus count must be an integer"):
+        Guest.from_xml(document.format(sound + disk, "<vcpu>many</vcpu>"))

@@ -221,7 +221,7 @@ def _check_scsi(c: Controller, d: Define) -> None:
 def _check_iothreads(c: Controller, d: Define, threads: list[int]) -> None:
     if not threads:
         return
-    if c.address_type not in ("pci", "ccw"):
+    if c.address_type not in ("", "pci", "ccw"):
         raise error.unsupported(
             "IOThreads only available for virtio pci and virtio ccw controllers", c.node, "drop iothread="
         )
