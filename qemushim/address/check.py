@@ -48,6 +48,12 @@ def check_addresses(d: Define) -> None:
         if node is None:
             continue
         kind = node.get("type")
+        if kind == "ccw" and not d.board.is_ccw and device.tag != "smartcard":
+            message = f"CCW addresses are not supported by machine type '{d.domain.machine_type}'"
+            raise error.unsupported(message, node, "leave the address out")
+        if kind == "unassigned" and device.tag != "hostdev":
+            message = "address of type 'unassigned' is supported only for hostdevs"
+            raise error.unsupported(message, node, "leave the address out")
         if kind == "spapr-vio" and number(node, "reg", base=16) > LAST:
             raise error.unsupported(
                 f"spapr-vio reg='{number(node, 'reg', base=16):#x}' exceeds maximum possible value ({LAST:#x})",

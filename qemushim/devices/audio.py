@@ -413,7 +413,7 @@ class Sound(Device):
     multichannel = Switch("@multichannel")
     streams = Unsigned("@streams")
     codecs = Many("codec", Codec)
-    audio = Unsigned("audio/@id")
+    audio = Positive("audio/@id", required=True)
     tail = Tail()
     driver = One("driver", VirtioDriver)
 

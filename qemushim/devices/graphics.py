@@ -25,7 +25,7 @@ from qemushim.devices.graphics_kind import (
     keymap_options,
 )
 from qemushim.devices.graphics_spice import Spice, has_gl, sasl_environment
-from qemushim.document.fields import Choice, Integer, Many, Switch, Text, Unsigned
+from qemushim.document.fields import Choice, Integer, Many, Positive, Switch, Text
 from qemushim.document.item import Schema, Tail
 from qemushim.document.node import Node
 from qemushim.errors import error
@@ -79,7 +79,7 @@ class Vnc(GraphicsKind):
     passwd_valid_to = Timestamp("@passwdValidTo").later()
     connected = Connected()
     listens = Many("listen", Listen)
-    audio = Unsigned("audio/@id")
+    audio = Positive("audio/@id", required=True)
 
     def complete(self, d: Define) -> None:
         complete_password(self.node, self)
@@ -228,7 +228,7 @@ class Dbus(GraphicsKind):
     address = Text("@address")
     gl = Switch("gl/@enable", required=True)
     rendernode = Text("gl/@rendernode")
-    audio = Unsigned("audio/@id")
+    audio = Positive("audio/@id", required=True)
 
     def complete(self, d: Define) -> None:
         if self.p2p and self.address is not None:

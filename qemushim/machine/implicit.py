@@ -242,11 +242,19 @@ def _add_iommu(d: Define) -> None:
 # -- behind the defaults of devices ------------------------------------------------------------------------
 
 
+def _is_part(controller: Controller) -> bool:
+    """Whether it is one of the four that make up a USB 2 controller under one index."""
+    return controller.is_companion or (controller.node.get("model") or "").startswith("ich9-")
+
+
 def check_duplicates(d: Define) -> None:
     """Controllers and panic devices given twice.  Raises ``ConfigError``."""
     seen: set[tuple[str, int]] = set()
     for controller in d.domain.all(Controller):
         key = (controller.type, controller.number)
+        if key in seen and controller.type == "usb" and not _is_part(controller):
+            message = f"Duplicate USB controllers with index {controller.number}"
+            raise error.xml(message, controller.node, "give each an index of its own")
         if key in seen and controller.type != "usb":
             message = f"Multiple '{controller.type}' controllers with index '{controller.number}'"
             raise error.xml(message, controller.node, "give each an index of its own")

@@ -326,6 +326,10 @@ def check_numa(d: Define) -> None:
     """NUMA cells and tuning."""
     domain = d.domain
     cells = cells_of(domain)
+    numa = domain.node.find("cpu/numa")
+    if numa is not None and not cells:
+        message = "NUMA topology defined without NUMA cells"
+        raise error.xml(message, numa, "<cell cpus='0' memory='1' unit='GiB'/>")
     if cells:
         named = {cpu for cell in cells for cpu in cell.cpus}
         count = vcpu_maximum(domain)
