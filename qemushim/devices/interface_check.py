@@ -90,7 +90,8 @@ def _check_source(interface: Interface) -> None:
     for attribute in required:
         if end.node.get(attribute) is None:
             raise _missing(attribute, "source", end.node)
-    _ = end.port
+    if "port" in required:
+        _ = end.port
     if kind == "direct" and end.mode in ("client", "server"):
         message = f"Invalid value for attribute 'mode' in element 'source': '{end.mode}'."
         raise error.xml(message, end.node, "one of: vepa, private, bridge, passthrough")

@@ -104,7 +104,7 @@ def complete_loader(d: Define) -> None:
     loader, nvram = os.loader, os.nvram
     if loader is not None and loader.path and loader.type is None:
         loader.type = "rom"
-    if nvram is not None and nvram.source is not None:
+    if nvram is not None and nvram.type is not None and nvram.source is not None:
         source = nvram.source.node
         name = source.get("name")
         complete_source(source, nvram.type or "file")

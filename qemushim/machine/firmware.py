@@ -287,12 +287,22 @@ def _fill_by_path(os: Os) -> None:
 
 def _complete_nvram(d: Define, os: Os) -> None:
     loader = os.loader
+    if os.nvram is not None and os.nvram.type is None:
+        # without a type the path is the text, and no source is looked at
+        os.nvram.source = None
     if loader is None or loader.type != "pflash" or not loader.readonly or loader.stateless:
         return
     nvram = os.nvram or Nvram(os.node.ensure("nvram"))
-    if not nvram.path and nvram.source is None:
+    source = nvram.source
+    empty = source is not None and nvram.type != "network" and not (source.file or source.node.get("dev"))
+    if (not nvram.path and source is None) or empty:
         nvram.format = nvram.template_format or loader.format
-        nvram.path = f"{d.host.paths.nvram}/{d.domain.name}_VARS{_extension(d, nvram)}"
+        path = f"{d.host.paths.nvram}/{d.domain.name}_VARS{_extension(d, nvram)}"
+        if source is None:
+            nvram.path = path
+        else:
+            nvram.type = "file"
+            source.node.set("file", path)
     elif nvram.format is None:
         nvram.format = loader.format
 
