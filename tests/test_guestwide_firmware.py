@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qemushim.guest import Guest
 from qemushim.machine.firmware import read_descriptor
 from tests.guestwide import (
     ARM,
@@ -276,3 +277,13 @@ def test_boot_options() -> None:
 )
 def test_boot_refusals(inside: str, words: str) -> None:
     assert words in refusal(os=inside)
+
+
+@pytest.mark.parametrize("blanks", ["", "\n"])
+def test_variables_without_a_type_are_in_no_source(blanks: str) -> None:
+    text = guest("").to_xml()
+    start, rest = text.split("</os>", 1)
+    loader = "<loader readonly='yes' type='pflash'>/srv/firmware/code.fd</loader>"
+    source = f"<nvram>{blanks}<source file='/srv/vars.fd'/>{blanks}</nvram>"
+    defined = Guest.from_xml(f"{start}{loader}{source}</os>{ACPI}{rest}").define(LATEST, HOST).to_xml()
+    assert f"<nvram format='raw'>{NVRAM}.fd</nvram>" in defined

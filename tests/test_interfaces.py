@@ -84,6 +84,11 @@ def test_what_has_no_meaning_is_not_stored() -> None:
         assert word not in text
 
 
+def test_a_bridge_has_no_port() -> None:
+    text = stored(f"<interface type='bridge'>{MAC}<source bridge='br0' port='none'/></interface>")
+    assert "<source bridge='br0'/>" in text
+
+
 def test_a_definition_stays_as_it_is() -> None:
     once = stored(
         f"""<interface type='direct'>{MAC}<source dev='eth0'/><vlan><tag id='3'/><tag id='4'/></vlan>

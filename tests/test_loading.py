@@ -46,7 +46,7 @@ NEEDED = {
     "command": "command layout option",
     "devices": "address alias audio base block_image block_limits block_nodes block_protocols block_secrets "
     "block_volume bootindex chardev charsource controller controller_check disk disk_check disk_frontend "
-    "disks_together export graphics graphics_kind graphics_spice input interface interface_check label "
+    "disks_together export graphics graphics_kind graphics_spice idmap input interface interface_check label "
     "membackend memballoon netdev pairing placement prepare sharedmem storage storage_check "
     "storage_define video watchdog",
     "document": "fields item node parse sizes units writer",
