@@ -550,6 +550,17 @@ def test_monitor_that_somebody_holds(home: Path, host: Host, tmp_path: Path) -> 
             QmpMonitor(str(tmp_path / "nothing"), 0.1)
 
 
+def test_monitor_that_closes_amid_a_command(home: Path, host: Host) -> None:
+    """qemu.qmp asserts, when it cleans up, that nobody waits for an answer any more."""
+    with Machine.start(guest("amid"), home=home, host=host, paused=True) as machine:
+        running = machine.running
+        assert running is not None
+        with QmpMonitor(running.monitor, SECONDS) as monitor:
+            monitor._client._pending["nobody"] = asyncio.Queue()
+            with pytest.raises(MonitorError, match="closed the connection: QEMU hung up"):
+                monitor._run(monitor._disconnect(), SECONDS)
+
+
 def test_boot_sector_fits() -> None:
     for machine in ("pc", "q35"):
         assert len(boot_sector(machine)) == 512

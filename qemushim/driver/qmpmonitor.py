@@ -136,7 +136,8 @@ class QmpMonitor:
         except TimeoutError:
             future.cancel()
             raise _silence(self.path, seconds) from None
-        except (QMPError, OSError, EOFError) as problem:
+        except (QMPError, OSError, EOFError, AssertionError) as problem:
+            # qemu.qmp asserts that no command is pending when it cleans up: one is where QEMU dies amid a command
             raise MonitorError(
                 f"monitor '{self.path}' closed the connection: {_reason(problem)}"
             ) from problem
@@ -222,7 +223,7 @@ def _reason(problem: BaseException) -> str:
         if not isinstance(deeper, BaseException):
             break
         problem = deeper
-    if isinstance(problem, EOFError):
+    if isinstance(problem, EOFError | AssertionError):
         return "QEMU hung up"
     return str(problem) or type(problem).__name__
 
