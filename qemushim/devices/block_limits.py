@@ -9,7 +9,8 @@ from __future__ import annotations
 from qemushim.devices.storage import Positive
 from qemushim.document.fields import Text
 from qemushim.document.item import Item
-from qemushim.errors import error
+from qemushim.document.node import Node
+from qemushim.errors import ConfigError, error
 
 #: what may be limited: element → QEMU's name of it
 RATES = {
@@ -43,14 +44,11 @@ HIGHEST = 1_000_000_000_000_000
 class Limit(Positive):
     """One limit; 0 is none."""
 
-    #: of a group of disks
-    in_group = False
+    #: what is limited, in libvirt's words
+    whole = "disk iotune"
 
-    def wrong(self, raw, place):  # type: ignore[no-untyped-def]
-        what = "disk iotune"
-        if self.in_group:
-            what = "throttle group"
-        return error.xml(f"{what} field '{place.tag}' must be an integer", place, "a number from 0")
+    def wrong(self, raw: str, place: Node) -> ConfigError:
+        return error.xml(f"{self.whole} field '{place.tag}' must be an integer", place, "a number from 0")
 
 
 class Limits(Item):

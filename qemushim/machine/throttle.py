@@ -6,12 +6,13 @@ https://libvirt.org/formatdomain.html#throttlegroups
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import TYPE_CHECKING
 
 from qemushim.command.option import Option, Value
-from qemushim.devices.block_limits import Limits
+from qemushim.devices.block_limits import Limit, Limits
 from qemushim.document.fields import Many, Text
-from qemushim.document.item import Item, Tail
+from qemushim.document.item import Item, Schema, Tail
 from qemushim.errors import error
 
 if TYPE_CHECKING:
@@ -23,6 +24,17 @@ class GroupLimits(Limits):
 
     limits = Tail()
     group_name = Text("group_name")
+
+    @classmethod
+    def make_schema(cls) -> Schema:
+        """As of a disk's; but a wrong limit is the group's."""
+        fields = [copy(field) for field in cls.fields.values()]
+        for field in fields:
+            if isinstance(field, Limit):
+                field.whole = "throttle group"
+        schema = Schema.of(fields)
+        schema.closed = cls.closed
+        return schema
 
 
 class ThrottleGroups(Item):
