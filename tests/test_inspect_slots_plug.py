@@ -64,6 +64,13 @@ def made(board: str, had: list[str], *, defined: bool) -> tuple[Guest, Emulator,
     return (definition if defined else guest), emulator, host
 
 
+def assert_there(guest: Guest, want: list[tuple[int, str]]) -> None:
+    """The guest has at least as many devices of each kind as were wanted."""
+    for number, name in want:
+        tag = BY_NAME[name].xml[1:].partition(" ")[0]
+        assert len(guest.domain.lists[tag]) >= number
+
+
 @settings(max_examples=60)
 @given(guests, wanted)
 def test_what_is_proposed_can_be_plugged(
@@ -84,9 +91,7 @@ def test_what_is_proposed_can_be_plugged(
         live = plan_attach(live, keep(node), emulator, host).document
     # and the guest that has them all starts again
     assert not proposal.add or all("<controller" in xml for xml in proposal.add)
-    for number, name in want:
-        tag = BY_NAME[name].xml[1:].partition(" ")[0]
-        assert len(live.domain.lists[tag]) >= number
+    assert_there(live, want)
 
 
 @settings(max_examples=40)
@@ -106,7 +111,7 @@ def test_what_fits_at_the_next_start_is_defined(
     definition = document_.define(emulator, host)
     for node in samples(survey(document_, emulator, host), want):
         definition = definition.attach(keep(node), emulator, host)
-    definition.define(emulator, host)
+    assert_there(definition.define(emulator, host), want)
 
 
 def test_every_board_can_be_given_more_while_it_runs() -> None:

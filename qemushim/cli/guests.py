@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from qemushim.cli.common import note
+from qemushim.cli.common import note, printable
 from qemushim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,6 +80,12 @@ def tell(machine: Machine) -> None:
     for line in machine.notes:
         note(line)
     machine.notes.clear()
+
+
+def report_state(machine: Machine) -> None:
+    """Say what a guest does now, after what happened to it meanwhile."""
+    tell(machine)
+    print(printable(f"{machine.name}: {machine.status().state}"))
 
 
 def device_text(given: str) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qemushim.cli.common import printable
-from qemushim.cli.guests import add_guest, opened, tell
+from qemushim.cli.guests import add_guest, opened, report_state
 
 EPILOG = """\
 examples:
@@ -22,6 +21,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     machine = opened(options.guest)
     machine.pause()
-    tell(machine)
-    print(printable(f"{machine.name}: {machine.status().state}"))
+    report_state(machine)
     return 0
